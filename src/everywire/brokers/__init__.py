@@ -1,0 +1,1 @@
+"""The log store and the way between processes: one contract, several brokers."""

@@ -1,0 +1,101 @@
+"""The one tree of errors.
+
+::
+
+    EverywireError
+    ├── RequestError          the peer asked for something it cannot have
+    │   ├── BadRequest        … in a form that is wrong
+    │   │   ├── BadChannelName
+    │   │   └── BadPosition
+    │   ├── Forbidden         … that its identity may not have (names the channel)
+    │   ├── TooLarge          … larger than a limit
+    │   └── KeyReused         … with an idempotency key of another body
+    ├── BrokerError           the log store cannot serve now
+    │   └── BrokerBusy        too many unfinished appends
+    └── SettingsError         the operator's settings are wrong
+
+Every error carries a row of the table of codes and a sentence for the peer;
+what is internal stays in our log.
+"""
+
+from __future__ import annotations
+
+from everywire.core import codes
+from everywire.core.codes import Code
+
+__all__ = [
+    "BadChannelName",
+    "BadPosition",
+    "BadRequest",
+    "BrokerBusy",
+    "BrokerError",
+    "EverywireError",
+    "Forbidden",
+    "KeyReused",
+    "RequestError",
+    "SettingsError",
+    "TooLarge",
+]
+
+
+class EverywireError(Exception):
+    """The root: an error that can say its code and a sentence for the peer."""
+
+    code: Code = codes.INTERNAL
+
+    def __init__(self, sentence: str = "", *, code: Code | None = None, channel: str | None = None) -> None:
+        if code is not None:
+            self.code = code
+        self.sentence = sentence or self.code.sentence
+        self.channel = channel
+        super().__init__(self.sentence)
+
+
+class RequestError(EverywireError):
+    """The peer asked for something it cannot have."""
+
+    code = codes.BAD_REQUEST
+
+
+class BadRequest(RequestError):
+    """The request is malformed."""
+
+
+class BadChannelName(BadRequest):
+    """The text is no channel name."""
+
+
+class BadPosition(BadRequest):
+    """The text is no position."""
+
+
+class Forbidden(RequestError):
+    """The identity may not do this; ``channel`` names what is closed to it."""
+
+    code = codes.PERMISSION_DENIED
+
+
+class TooLarge(RequestError):
+    """Something is larger than a limit."""
+
+    code = codes.TOO_LARGE
+
+
+class KeyReused(RequestError):
+    """The idempotency key was used before, with another body."""
+
+    code = codes.KEY_REUSED
+
+
+class BrokerError(EverywireError):
+    """The broker cannot serve this now."""
+
+    code = codes.BUSY
+
+
+class BrokerBusy(BrokerError):
+    """Too many appends are unfinished."""
+
+
+class SettingsError(EverywireError):
+    """A setting is wrong; the sentence names it and what was expected."""

@@ -1,0 +1,90 @@
+"""Every bound and deadline of the server, in one place.
+
+Each has a default that a public server can live with. Sizes are in bytes,
+times in seconds. The settings may change any of them by its name here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds and deadlines; see the comment beside each."""
+
+    # -- what a peer may send ------------------------------------------------
+    max_head_bytes: int = 32 * 1024
+    """Request line and header fields together; more is answered 431."""
+    max_headers: int = 100
+    """Header fields in a request; more is answered 431 (nginx and Node take 100 to 2,000)."""
+    max_body_bytes: int = 1024 * 1024
+    """Body of a POST, and so the largest publication; more is answered 413."""
+    max_message_bytes: int = 1024 * 1024
+    """A WebSocket message, after inflating; more is closed with 1009."""
+    max_fragments: int = 65_536
+    """Fragments of one WebSocket message; more is closed with 1009."""
+    max_pipelined_bytes: int = 64 * 1024
+    """Bytes kept of requests that follow one still being answered; then reading pauses."""
+    max_event_bytes: int = 128
+    """An event name, in UTF-8."""
+    max_tags: int = 16
+    """Tags of one publication."""
+    max_tag_bytes: int = 256
+    """A tag's key and value together, in UTF-8."""
+    max_idempotency_key_bytes: int = 255
+    """An Idempotency-Key."""
+
+    # -- how long a peer may take --------------------------------------------
+    head_timeout_s: float = 10.0
+    """From the first byte of a request to the end of its head (408); also for the first byte of all."""
+    body_timeout_s: float = 30.0
+    """From the end of the head to the end of the body (408)."""
+    tls_handshake_timeout_s: float = 10.0
+    keep_alive_timeout_s: float = 75.0
+    """An idle connection between two requests."""
+    stall_timeout_s: float = 180.0
+    """A reader that has taken no byte at all, while bytes are waiting for it."""
+    close_timeout_s: float = 5.0
+    """For the peer's answer to our close frame, or to take the last bytes of an answer."""
+
+    # -- how many -------------------------------------------------------------
+    max_connections: int = 20_000
+    """Open connections of one process; more are answered 503 and closed."""
+    max_channels_per_request: int = 32
+    max_channels: int = 100_000
+    """Channels that the memory broker holds, with the number of watched ones beside it."""
+    max_page_publications: int = 1_000
+    """Publications in one answer, and the default of ``limit=``."""
+    max_page_bytes: int = 1024 * 1024
+    """Bytes of publications in one answer."""
+    max_wait_s: float = 60.0
+    """The longest that a long poll is held."""
+
+    # -- memory ---------------------------------------------------------------
+    log_budget_bytes: int = 128 * 1024 * 1024
+    """All logs and tails of a process together; the least recently used are trimmed first."""
+    max_write_bytes: int = 64 * 1024
+    """One joined write: all that may hang on a reader's socket in this process."""
+    notsent_lowat_bytes: int = 32 * 1024
+    """Unsent bytes that the kernel takes per socket (``TCP_NOTSENT_LOWAT``)."""
+    max_fresh_bytes: int = 4 * 1024 * 1024
+    """Publications of one channel that wait for the fan-out of slower slices."""
+    max_unfinished_appends: int = 1_024
+    """Appends on their way to the broker's store; then publishers' input is paused."""
+    max_idempotency_keys: int = 100_000
+    idempotency_ttl_s: float = 300.0
+    max_stored_keys: int = 100_000
+    """Entries of the broker's key-value store."""
+
+    # -- the rhythm -------------------------------------------------------------
+    sse_retry_ms: int = 2_000
+    """The ``retry:`` that an SSE reader is given at the start."""
+    max_stream_age_s: float = 3_600.0
+    """An SSE or NDJSON answer ends after this, less a random fifth, so that load re-balances."""
+    slice_s: float = 0.005
+    """Fan-out gives the event loop back after this long."""
+    drain_jitter_ms: int = 5_000
+    """Readers are told at shutdown to come back after a random time up to this."""

@@ -1,0 +1,1 @@
+"""Who reads what in this process: fan-out, recovery, rules."""
