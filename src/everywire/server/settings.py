@@ -1,0 +1,269 @@
+"""The server's settings: what there is to set, its defaults, and what cannot be.
+
+`everywire.server.settings_sources` reads them from a file, the environment and flags. This
+module knows nothing of the objects that the settings end up in, beyond those of
+`everywire.core`; it refuses to write a secret anywhere, ``repr`` included.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from msgspec import Meta, Struct
+
+from everywire.core.errors import BadChannelName
+from everywire.core.limits import Limits
+from everywire.core.names import matches
+from everywire.core.settings import ChannelSettings, SettingsTable
+
+__all__ = [
+    "ApiKey",
+    "ChannelRow",
+    "Hosts",
+    "Listen",
+    "Log",
+    "LogLevel",
+    "Mistake",
+    "Origins",
+    "Rules",
+    "Settings",
+    "WebSocket",
+    "check",
+]
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+class Listen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One listening socket: a host and port, or a unix socket's path; with a certificate, TLS."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    """0 takes any free port and tells it at start."""
+    unix: str = ""
+    """Path of a unix socket, instead of host and port."""
+    tls_cert: str = ""
+    """PEM file with the certificate chain (and the key, if `tls_key` is not given)."""
+    tls_key: str = ""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.unix or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
+
+
+class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A credential, and the patterns of channels it opens."""
+
+    key: Annotated[str, Meta(min_length=8)]
+    name: str = ""
+    """What logs call it; the key itself is never written anywhere."""
+    publish: tuple[str, ...] = ("*",)
+    read: tuple[str, ...] = ("*",)
+
+    def __repr__(self) -> str:
+        return f"ApiKey(name={self.name!r})"
+
+
+class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who may do what. Nothing is open unless a rule opens it."""
+
+    api_keys: tuple[Annotated[str, Meta(min_length=8)] | ApiKey, ...] = ()
+    read: tuple[str, ...] = ()
+    """Patterns of channels that anyone may read."""
+    publish: tuple[str, ...] = ()
+    """Patterns of channels that anyone may publish to."""
+    history: tuple[str, ...] = ()
+    """Patterns of channels whose kept publications anyone may ask for."""
+
+    @property
+    def keys(self) -> list[ApiKey]:
+        """All API keys in their full form."""
+        return [row if isinstance(row, ApiKey) else ApiKey(key=row) for row in self.api_keys]
+
+    def __repr__(self) -> str:
+        return (
+            f"Rules(api_keys=<{len(self.api_keys)} of them>, read={self.read}, "
+            f"publish={self.publish}, history={self.history})"
+        )
+
+
+class Origins(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Foreign origins that browsers may come from; the server's own is always allowed."""
+
+    allowed_origins: tuple[str, ...] = ()
+    """Such as ``https://example.com``; ``*`` means any."""
+    allow_credentials: bool = False
+
+
+class Hosts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Names under which the server answers; empty means its listeners' own, on loopback."""
+
+    allowed_hosts: tuple[str, ...] = ()
+
+
+class WebSocket(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The WebSocket transport."""
+
+    compression: bool = False
+    """Accept permessage-deflate (RFC 7692) when a client offers it."""
+    window_bits: Annotated[int, Meta(ge=9, le=15)] = 12
+    """The largest compression window that the server uses."""
+    ping_interval_s: Seconds = 25.0
+    """A ping after so long without a sign of life; 0 sends none."""
+    ping_timeout_s: Annotated[float, Meta(gt=0)] = 20.0
+    """How long the answer may take."""
+
+
+class LogLevel(Enum):
+    """The least important lines that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The log: one JSON object a line."""
+
+    level: LogLevel = LogLevel.INFO
+    file: str = ""
+    """Path of the file to append to; empty means standard error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelRow(ChannelSettings):
+    """Channel settings with the pattern of names that they are for."""
+
+    pattern: str
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of a server, each with its default."""
+
+    listen: tuple[Listen, ...] = (Listen(),)
+    limits: Limits = Limits()
+    channels: tuple[ChannelRow, ...] = ()
+    """The first row whose pattern fits a channel's name counts."""
+    rules: Rules = Rules()
+    origins: Origins = Origins()
+    hosts: Hosts = Hosts()
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks whose forwarding headers are believed: ``10.0.0.0/8``."""
+    websocket: WebSocket = WebSocket()
+    log: Log = Log()
+    drain_s: Seconds = 10.0
+    """How long a shutdown waits for readers to leave."""
+    dev: bool = False
+    """On loopback only: anyone may read, publish, and see history, without credentials."""
+
+    def settings_table(self) -> SettingsTable:
+        """Make the core's table of channel settings."""
+        return SettingsTable((row.pattern, row) for row in self.channels)
+
+
+class Mistake(Exception):
+    """A value that has the right type but cannot be: the path of its key, and a sentence."""
+
+    def __init__(self, path: tuple[str | int, ...], sentence: str) -> None:
+        super().__init__(sentence)
+        self.path = path
+        self.sentence = sentence
+
+
+def check(settings: Settings) -> None:
+    """Check what types cannot say; raise `Mistake` at the first value that cannot be."""
+    _check_listen(settings)
+    if not math.isfinite(settings.drain_s):
+        raise Mistake(("drain_s",), "expected a number of seconds")
+    for name in ("ping_interval_s", "ping_timeout_s"):
+        if not math.isfinite(getattr(settings.websocket, name)):
+            raise Mistake(("websocket", name), "expected a number of seconds")
+    _check_numbers(("limits",), settings.limits)
+    for at, row in enumerate(settings.channels):
+        _check_pattern(("channels", at, "pattern"), row.pattern)
+        _check_numbers(("channels", at), row)
+        _check_numbers(("channels", at, "window"), row.window)
+    _check_rules(settings.rules)
+    _check_origins(settings.origins)
+    for at, network in enumerate(settings.trusted_proxies):
+        try:
+            ipaddress.ip_network(network, strict=False)
+        except ValueError:
+            raise Mistake(
+                ("trusted_proxies", at), "expected an address or a network such as 10.0.0.0/8"
+            ) from None
+
+
+def _check_listen(settings: Settings) -> None:
+    if not settings.listen:
+        raise Mistake(("listen",), "expected at least one listener")
+    for at, listen in enumerate(settings.listen):
+        if listen.tls_key and not listen.tls_cert:
+            raise Mistake(("listen", at, "tls_key"), "expected tls_cert beside tls_key")
+        for name in ("tls_cert", "tls_key"):
+            path = getattr(listen, name)
+            if path and not Path(path).is_file():
+                raise Mistake(("listen", at, name), f"expected a PEM file, and {path!r} is not a file")
+        if settings.dev and not listen.is_loopback:
+            raise Mistake(
+                ("listen", at, "host"),
+                f"expected a loopback address such as 127.0.0.1 or ::1, because dev lets anyone in; "
+                f"{listen.host!r} is not one",
+            )
+
+
+def _check_numbers(path: tuple[str | int, ...], values: object) -> None:
+    for name in getattr(values, "__dataclass_fields__", ()):
+        number = getattr(values, name)
+        if isinstance(number, int | float) and not isinstance(number, bool) and not 0 < number < math.inf:
+            raise Mistake((*path, name), "expected a number above 0")
+
+
+def _check_rules(rules: Rules) -> None:
+    for name in ("read", "publish", "history"):
+        for at, pattern in enumerate(getattr(rules, name)):
+            _check_pattern(("rules", name, at), pattern)
+    for at, row in enumerate(rules.api_keys):
+        if isinstance(row, ApiKey):
+            for name in ("read", "publish"):
+                for place, pattern in enumerate(getattr(row, name)):
+                    _check_pattern(("rules", "api_keys", at, name, place), pattern)
+
+
+def _check_pattern(path: tuple[str | int, ...], pattern: str) -> None:
+    try:
+        matches(pattern, "")
+    except BadChannelName:
+        raise Mistake(path, "expected a channel name, in which * stands for any characters") from None
+
+
+def _check_origins(origins: Origins) -> None:
+    for at, origin in enumerate(origins.allowed_origins):
+        if origin == "*":
+            if origins.allow_credentials:
+                raise Mistake(
+                    ("origins", "allowed_origins", at),
+                    "expected the origins by name: * together with allow_credentials would let any page "
+                    "act in its visitors' names",
+                )
+            continue
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
+            raise Mistake(
+                ("origins", "allowed_origins", at),
+                "expected scheme, host and port only, such as https://example.com, or *",
+            )

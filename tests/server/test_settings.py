@@ -1,0 +1,184 @@
+"""Settings: three sources in their order, and errors that say where and what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from everywire.core.errors import SettingsError
+from everywire.core.limits import Limits
+from everywire.core.settings import SlowReader
+from everywire.server.settings import ApiKey, Listen, Settings
+from everywire.server.settings_sources import Flag, load_settings
+
+
+@pytest.fixture
+def toml(tmp_path: Path):
+    """Write a TOML file and return its path."""
+
+    def write(text: str) -> str:
+        path = tmp_path / "everywire.toml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def refused(config: str | None = None, flags: tuple[Flag, ...] = (), **environ: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(config, environ, flags)
+    return caught.value.sentence
+
+
+def test_without_any_source_the_defaults_stand() -> None:
+    settings = load_settings()
+    assert settings == Settings()
+    assert settings.listen == (Listen(host="127.0.0.1", port=8000),)
+    assert settings.limits == Limits()
+    assert not settings.dev
+    assert settings.drain_s == 10
+    assert not settings.rules.read and not settings.rules.publish and not settings.rules.keys
+
+
+def test_environment_wins_over_file_and_flag_over_both(toml) -> None:
+    config = toml("drain_s = 1\n[limits]\nmax_headers = 11\nmax_tags = 12\n[[listen]]\nport = 1001\n")
+    environ = {"EVERYWIRE_DRAIN_S": "2", "EVERYWIRE_LIMITS__MAX_HEADERS": "22"}
+    settings = load_settings(config, environ, [Flag("--port", ("listen", 0, "port"), 3003)])
+    assert settings.drain_s == 2
+    assert settings.limits.max_headers == 22
+    assert settings.limits.max_tags == 12
+    assert settings.limits.max_body_bytes == Limits().max_body_bytes
+    assert settings.listen[0].port == 3003
+
+
+def test_foreign_variables_are_left_alone() -> None:
+    assert load_settings(None, {"PATH": "/bin", "EVERYWIRE_SUITES": "/suites"}) == Settings()
+
+
+def test_a_list_in_the_environment_is_json_or_separated_by_commas() -> None:
+    by_commas = load_settings(None, {"EVERYWIRE_RULES__READ": "chat.*, news"})
+    as_json = load_settings(None, {"EVERYWIRE_RULES__READ": '["chat.*", "news"]'})
+    assert by_commas.rules.read == as_json.rules.read == ("chat.*", "news")
+
+
+def test_an_entry_of_a_list_in_the_file_can_be_changed_from_outside(toml) -> None:
+    config = toml('[rules]\nread = ["a", "b"]\n[[listen]]\nport = 1\n[[listen]]\nunix = "/run/e.sock"\n')
+    environ = {"EVERYWIRE_RULES__READ__1": "c", "EVERYWIRE_LISTEN__1__UNIX": "/run/f.sock"}
+    settings = load_settings(config, environ)
+    assert settings.rules.read == ("a", "c")
+    assert [listen.unix for listen in settings.listen] == ["", "/run/f.sock"]
+
+
+def test_text_stays_text_though_it_looks_like_a_number() -> None:
+    settings = load_settings(None, {"EVERYWIRE_RULES__API_KEYS__0": "12345678", "EVERYWIRE_LOG__FILE": "7"})
+    assert settings.rules.keys == [ApiKey(key="12345678")]
+    assert settings.log.file == "7"
+
+
+def test_channel_rows_become_the_table_of_the_core(toml) -> None:
+    config = toml(
+        '[[channels]]\npattern = "chat.*"\nslow_reader = "latest"\nwindow = {max_publications = 5}\n'
+        '[[channels]]\npattern = "*"\nheartbeat_s = 3\n'
+    )
+    table = load_settings(config).settings_table()
+    assert table.of("chat.1").slow_reader is SlowReader.LATEST
+    assert table.of("chat.1").window.max_publications == 5
+    assert table.of("chat.1").heartbeat_s == 20
+    assert table.of("other").heartbeat_s == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        ("drain = 1", "drain", "did you mean drain_s?"),
+        ("frobnicate = 1", "frobnicate", "expected one of channels, dev, drain_s"),
+        ("[limits]\nmax_headers = 'many'", "limits.max_headers", "expected an integer, got text"),
+        ("[limits]\nmax_headers = 0", "limits.max_headers", "expected a number above 0"),
+        ("[limits]\nhead_timeout_s = inf", "limits.head_timeout_s", "expected a number above 0"),
+        ("drain_s = nan", "drain_s", "expected"),
+        ("[[listen]]\nport = 70000", "listen[0].port", "expected an integer <= 65535"),
+        ("[[listen]]\ntls_key = 'k.pem'", "listen[0].tls_key", "expected tls_cert beside tls_key"),
+        ("[[listen]]\ntls_cert = '/no/such.pem'", "listen[0].tls_cert", "expected a PEM file"),
+        ("listen = []", "listen", "expected at least one listener"),
+        ("dev = true\n[[listen]]\nhost = '0.0.0.0'", "listen[0].host", "expected a loopback address"),
+        ("[[channels]]\nslow_reader = 'gap'", "channels[0]", "missing required field `pattern`"),
+        ("[[channels]]\npattern = 'a b'", "channels[0].pattern", "expected a channel name"),
+        ("[[channels]]\npattern = 'a'\nslow_reader = 'no'", "channels[0].slow_reader", "one of gap, latest"),
+        ("[rules]\nread = ['ok', 'a,b']", "rules.read[1]", "expected a channel name"),
+        ("[rules]\napi_keys = ['short']", "rules.api_keys[0]", "length >= 8"),
+        ("[origins]\nallowed_origins = ['example.com']", "origins.allowed_origins[0]", "https://example.com"),
+        (
+            "[origins]\nallowed_origins = ['*']\nallow_credentials = true",
+            "origins.allowed_origins[0]",
+            "by name",
+        ),
+        ("trusted_proxies = ['nearby']", "trusted_proxies[0]", "10.0.0.0/8"),
+        ("[websocket]\nwindow_bits = 8", "websocket.window_bits", "expected an integer >= 9"),
+        ("[log]\nlevel = 'loud'", "log.level", "expected one of debug, info, warning, error"),
+    ],
+)
+def test_a_wrong_value_in_the_file_is_named(toml, text: str, where: str, what: str) -> None:
+    config = toml(text)
+    sentence = refused(config)
+    assert sentence.startswith(f"{config}: {where}: "), sentence
+    assert what in sentence
+
+
+def test_a_wrong_variable_is_named() -> None:
+    sentence = refused(EVERYWIRE_LISTEN__0__PORT="eighty")
+    assert sentence == "EVERYWIRE_LISTEN__0__PORT: expected an integer, got text"
+
+
+def test_a_variable_that_skips_an_entry_is_named() -> None:
+    assert refused(EVERYWIRE_LISTEN__3__PORT="1").startswith(
+        "EVERYWIRE_LISTEN__3__PORT: expected the entries"
+    )
+    assert refused(EVERYWIRE_LISTEN__99999__PORT="1").startswith(
+        "EVERYWIRE_LISTEN__99999__PORT: expected an index"
+    )
+
+
+def test_a_wrong_flag_is_named_though_file_and_variable_are_right(toml) -> None:
+    config = toml("[[listen]]\nport = 1\n")
+    sentence = refused(config, (Flag("--port", ("listen", 0, "port"), -1),), EVERYWIRE_LISTEN__0__PORT="2")
+    assert sentence == "--port: expected an integer >= 0"
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, toml) -> None:
+    missing = str(tmp_path / "none.toml")
+    assert refused(missing).startswith(f"{missing}: expected a readable TOML file")
+    assert "line 1" in refused(toml("listen = = 3"))
+
+
+def test_no_secret_is_written_anywhere(toml) -> None:
+    config = toml('[rules]\napi_keys = ["hunter2-hunter2", {name = "app", key = "hunter2-again"}]\n')
+    settings = load_settings(config)
+    assert [row.key for row in settings.rules.keys] == ["hunter2-hunter2", "hunter2-again"]
+    assert "hunter2" not in repr(settings) + repr(settings.rules.keys) + str(settings.rules)
+    assert "hunter2" not in refused(config, EVERYWIRE_RULES__API_KEYS="hunter2")
+    assert "hunter2" not in refused(
+        None, EVERYWIRE_RULES__API_KEYS='[{"key": "hunter2-long", "nam": "hunter2"}]'
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.0.2.1", False),
+        ("example.com", False),
+    ],
+)
+def test_dev_is_for_loopback_only(host: str, is_loopback: bool) -> None:
+    flags = [Flag("--dev", ("dev",), True), Flag("--host", ("listen", 0, "host"), host)]
+    if is_loopback:
+        assert load_settings(flags=flags).dev
+    else:
+        with pytest.raises(SettingsError, match=r"^--host: expected a loopback address"):
+            load_settings(flags=flags)
