@@ -1,0 +1,237 @@
+"""The shape of the house: who may import whom, and how large a room may grow.
+
+Imports point inward only and never in a circle, those for type checking included.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "everywire"
+
+MAX_MODULE_LINES = 500
+MAX_FUNCTION_LINES = 60
+
+# What each part may import besides itself; "." is the package's own front door.
+INWARD: Mapping[str, frozenset[str]] = {
+    "core": frozenset(),
+    "codecs": frozenset({"core"}),
+    "brokers": frozenset({"core"}),
+    "hub": frozenset({"core", "brokers"}),
+    "transports": frozenset({"core", "codecs", "hub"}),
+    "server": frozenset({"core", "codecs", "brokers", "hub", "transports"}),
+    "asgi": frozenset({"core", "codecs", "brokers", "hub", "transports"}),
+    "client": frozenset({"core", "codecs"}),
+    "console": frozenset({"core", "codecs", "brokers", "hub", "transports", "server"}),
+    "testing": frozenset({"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "client"}),
+    "lab": frozenset({"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "client", "."}),
+    "application": frozenset(
+        {"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "console"}
+    ),
+    "cli": frozenset(
+        {"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "console", "client", "lab",
+         "application", "."}
+    ),
+    "__init__": frozenset({"application"}),
+    "__main__": frozenset({"cli"}),
+}  # fmt: skip
+
+# From a part that has one open door: only these of its modules may be imported from outside.
+DOORS: Mapping[tuple[str, str], frozenset[str]] = {
+    ("hub", "brokers"): frozenset({"everywire.brokers.base"}),
+}
+
+# Sans-I/O: no event loop, no sockets, no clock.
+FORBIDDEN: Mapping[str, frozenset[str]] = {
+    "core": frozenset({"asyncio", "socket", "ssl", "selectors", "threading", "time", "uvloop"}),
+    "codecs": frozenset({"asyncio", "socket", "ssl", "selectors", "threading", "time", "uvloop"}),
+}
+STANDARD_LIBRARY_ONLY = frozenset({"core"})
+
+
+def module_name(path: Path, root: Path) -> str:
+    parts = ["everywire", *path.relative_to(root).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules(root: Path) -> dict[str, ast.Module]:
+    return {
+        module_name(path, root): ast.parse(path.read_text("utf-8")) for path in sorted(root.rglob("*.py"))
+    }
+
+
+def part_of(module: str) -> str:
+    """Return the part of the house a module is in: its folder, or itself at the top."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imports(module: str, tree: ast.Module, known: Mapping[str, ast.Module]) -> Iterator[str]:
+    """Yield every module that the tree imports, wherever the import stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".")
+                package = package[: len(package) - node.level + (module in packages(known))]
+                base = ".".join([*package, *([base] if base else [])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield inner if inner in known else base
+
+
+def packages(known: Mapping[str, ast.Module]) -> set[str]:
+    return {name.rpartition(".")[0] for name in known}
+
+
+def wrong_imports(known: Mapping[str, ast.Module]) -> list[str]:
+    wrong = []
+    for module, tree in known.items():
+        part = part_of(module)
+        for target in imports(module, tree, known):
+            top = target.split(".")[0]
+            if top in FORBIDDEN.get(part, ()):
+                wrong.append(f"{module} imports {target}: {part} does no I/O and reads no clock")
+            elif top != "everywire":
+                if part in STANDARD_LIBRARY_ONLY and top not in STDLIB:
+                    wrong.append(f"{module} imports {target}: {part} uses the standard library only")
+            elif (other := part_of(target)) != part:
+                front = "." if other == "__init__" else other
+                if front not in INWARD.get(part, frozenset()):
+                    wrong.append(f"{module} imports {target}: from {part} to {other} is outward")
+                elif target not in DOORS.get((part, other), {target}):
+                    wrong.append(f"{module} imports {target}: only through {sorted(DOORS[part, other])}")
+    return wrong
+
+
+def circles(known: Mapping[str, ast.Module]) -> list[str]:
+    """Find modules that import each other in a circle, by depth-first search."""
+    graph = {
+        module: sorted({target for target in imports(module, tree, known) if target in known} - {module})
+        for module, tree in known.items()
+    }
+    found: list[str] = []
+    done: set[str] = set()
+
+    def visit(module: str, trail: list[str]) -> None:
+        if module in trail:
+            found.append(" -> ".join([*trail[trail.index(module) :], module]))
+        elif module not in done:
+            for target in graph[module]:
+                visit(target, [*trail, module])
+            done.add(module)
+
+    for module in graph:
+        visit(module, [])
+    return found
+
+
+def large_rooms(root: Path) -> list[str]:
+    large = []
+    for path in sorted(root.rglob("*.py")):
+        text = path.read_text("utf-8")
+        if text.count("\n") > MAX_MODULE_LINES:
+            large.append(f"{path.relative_to(root)}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    large.append(f"{path.relative_to(root)}:{node.lineno}: {node.name} has {lines} lines")
+    return large
+
+
+def without_docstring(known: Mapping[str, ast.Module]) -> list[str]:
+    return [module for module, tree in known.items() if not ast.get_docstring(tree)]
+
+
+STDLIB = frozenset(sys.stdlib_module_names)
+
+
+def test_there_is_a_house() -> None:
+    assert {part_of(module) for module in modules(SOURCE)} >= {"core", "codecs", "brokers", "hub", "cli"}
+
+
+def test_every_part_has_its_place_in_the_order() -> None:
+    assert {part_of(module) for module in modules(SOURCE)} <= set(INWARD)
+
+
+def test_imports_point_inward() -> None:
+    assert wrong_imports(modules(SOURCE)) == []
+
+
+def test_imports_make_no_circle() -> None:
+    assert circles(modules(SOURCE)) == []
+
+
+def test_every_module_says_what_it_does() -> None:
+    assert without_docstring(modules(SOURCE)) == []
+
+
+def test_no_room_has_grown_too_large() -> None:
+    assert large_rooms(SOURCE) == []
+
+
+# -- and the rules bite -------------------------------------------------------
+
+PLANTED = {
+    "import asyncio": "core does no I/O",
+    "from time import monotonic": "core does no I/O",
+    "import msgspec": "standard library only",
+    "from everywire.hub import fanout": "from core to hub is outward",
+    "from ..hub import fanout": "from core to hub is outward",
+    "def later():\n    import everywire.server.run": "from core to server is outward",
+    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from everywire.hub.fanout import Hub": "outward",
+    "import everywire": "outward",
+}
+
+
+def plant(root: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    return root
+
+
+@pytest.mark.parametrize("line", PLANTED)
+def test_a_planted_outward_import_is_found(tmp_path: Path, line: str) -> None:
+    house = plant(
+        tmp_path, {"__init__.py": "", "core/a.py": line, "hub/__init__.py": "", "hub/fanout.py": ""}
+    )
+    assert len(found := wrong_imports(modules(house))) == 1
+    assert PLANTED[line] in found[0]
+
+
+def test_a_planted_way_around_a_door_is_found(tmp_path: Path) -> None:
+    files = {
+        "hub/a.py": "from everywire.brokers.base import Broker",
+        "brokers/base.py": "",
+        "brokers/memory.py": "",
+    }
+    assert wrong_imports(modules(plant(tmp_path, files))) == []
+    files["hub/b.py"] = "from everywire.brokers import memory"
+    assert len(wrong_imports(modules(plant(tmp_path, files)))) == 1
+
+
+def test_a_planted_circle_is_found(tmp_path: Path) -> None:
+    files = {
+        "core/a.py": "from everywire.core import b",
+        "core/b.py": "from everywire.core.c import x",
+        "core/c.py": "def later():\n    from . import a",
+    }
+    assert circles(modules(plant(tmp_path, files))) == [
+        "everywire.core.a -> everywire.core.b -> everywire.core.c -> everywire.core.a"
+    ]
+
+
+def test_planted_large_rooms_and_silent_modules_are_found(tmp_path: Path) -> None:
+    long_function = "def f():\n" + "    pass\n" * 60
+    house = plant(tmp_path, {"core/a.py": '"""Says."""\n' + long_function, "core/b.py": "\n" * 501})
+    assert large_rooms(house) == ["core/a.py:2: f has 61 lines", "core/b.py: 501 lines"]
+    assert without_docstring(modules(house)) == ["everywire.core.b"]
