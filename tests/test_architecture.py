@@ -186,7 +186,7 @@ PLANTED = {
     "from everywire.hub import fanout": "from core to hub is outward",
     "from ..hub import fanout": "from core to hub is outward",
     "def later():\n    import everywire.server.run": "from core to server is outward",
-    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from everywire.hub.fanout import Hub": "outward",
+    "import typing\nif typing.TYPE_CHECKING:\n    from everywire.hub.fanout import Hub": "outward",
     "import everywire": "outward",
 }
 
