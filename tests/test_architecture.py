@@ -49,7 +49,7 @@ DOORS: Mapping[tuple[str, str], frozenset[str]] = {
 # Sans-I/O: no event loop, no sockets, no clock.
 FORBIDDEN: Mapping[str, frozenset[str]] = {
     "core": frozenset({"asyncio", "socket", "ssl", "selectors", "threading", "time", "uvloop"}),
-    "codecs": frozenset({"asyncio", "socket", "ssl", "selectors", "threading", "time", "uvloop"}),
+    "codecs": frozenset({"asyncio", "socket", "ssl", "selectors", "time", "uvloop"}),
 }
 STANDARD_LIBRARY_ONLY = frozenset({"core"})
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from everywire.core.errors import SettingsError
+from everywire.core.errors import Forbidden, SettingsError
 from everywire.core.limits import Limits
 from everywire.core.settings import SlowReader
-from everywire.server.settings import ApiKey, Listen, Settings
+from everywire.hub.policy import NOBODY, Action
+from everywire.server.settings import Listen, Settings
 from everywire.server.settings_sources import Flag, load_settings
 
 
@@ -38,7 +39,7 @@ def test_without_any_source_the_defaults_stand() -> None:
     assert settings.limits == Limits()
     assert not settings.dev
     assert settings.drain_s == 10
-    assert not settings.rules.read and not settings.rules.publish and not settings.rules.keys
+    assert not settings.rules.read and not settings.rules.publish and not settings.rules.api_keys
 
 
 def test_environment_wins_over_file_and_flag_over_both(toml) -> None:
@@ -72,7 +73,7 @@ def test_an_entry_of_a_list_in_the_file_can_be_changed_from_outside(toml) -> Non
 
 def test_text_stays_text_though_it_looks_like_a_number() -> None:
     settings = load_settings(None, {"EVERYWIRE_RULES__API_KEYS__0": "12345678", "EVERYWIRE_LOG__FILE": "7"})
-    assert settings.rules.keys == [ApiKey(key="12345678")]
+    assert settings.rules.named_keys() == {"key-1": "12345678"}
     assert settings.log.file == "7"
 
 
@@ -107,6 +108,11 @@ def test_channel_rows_become_the_table_of_the_core(toml) -> None:
         ("[[channels]]\npattern = 'a'\nslow_reader = 'no'", "channels[0].slow_reader", "one of gap, latest"),
         ("[rules]\nread = ['ok', 'a,b']", "rules.read[1]", "expected a channel name"),
         ("[rules]\napi_keys = ['short']", "rules.api_keys[0]", "length >= 8"),
+        (
+            "[rules]\napi_keys = [{name = 'a', key = '12345678'}, {name = 'a', key = '23456789'}]",
+            "rules.api_keys",
+            "another name",
+        ),
         ("[origins]\nallowed_origins = ['example.com']", "origins.allowed_origins[0]", "https://example.com"),
         (
             "[origins]\nallowed_origins = ['*']\nallow_credentials = true",
@@ -151,11 +157,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, toml) -> None:
     assert "line 1" in refused(toml("listen = = 3"))
 
 
+def test_rules_become_the_rules_of_the_hub() -> None:
+    environ = {"EVERYWIRE_RULES__READ": "news.*", "EVERYWIRE_RULES__API_KEYS": "sesame-sesame"}
+    rules = load_settings(None, environ).policy_rules()
+    rules.check(NOBODY, Action.READ, ["news.1"])
+    with pytest.raises(Forbidden):
+        rules.check(NOBODY, Action.PUBLISH, ["news.1"])
+    rules.check(rules.identify("sesame-sesame"), Action.PUBLISH, ["news.1"])
+    assert load_settings(None, {"EVERYWIRE_DEV": "true"}).policy_rules().is_dev
+
+
 def test_no_secret_is_written_anywhere(toml) -> None:
     config = toml('[rules]\napi_keys = ["hunter2-hunter2", {name = "app", key = "hunter2-again"}]\n')
     settings = load_settings(config)
-    assert [row.key for row in settings.rules.keys] == ["hunter2-hunter2", "hunter2-again"]
-    assert "hunter2" not in repr(settings) + repr(settings.rules.keys) + str(settings.rules)
+    assert settings.rules.named_keys() == {"key-1": "hunter2-hunter2", "app": "hunter2-again"}
+    assert "hunter2" not in repr(settings) + repr(settings.rules.api_keys[1]) + str(settings.rules)
     assert "hunter2" not in refused(config, EVERYWIRE_RULES__API_KEYS="hunter2")
     assert "hunter2" not in refused(
         None, EVERYWIRE_RULES__API_KEYS='[{"key": "hunter2-long", "nam": "hunter2"}]'

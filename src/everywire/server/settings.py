@@ -1,8 +1,8 @@
 """The server's settings: what there is to set, its defaults, and what cannot be.
 
 `everywire.server.settings_sources` reads them from a file, the environment and flags. This
-module knows nothing of the objects that the settings end up in, beyond those of
-`everywire.core`; it refuses to write a secret anywhere, ``repr`` included.
+module makes of them the objects of the inner layers, and refuses to write a secret anywhere,
+``repr`` included.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from everywire.core.errors import BadChannelName
 from everywire.core.limits import Limits
 from everywire.core.names import matches
 from everywire.core.settings import ChannelSettings, SettingsTable
+from everywire.hub import policy
 
 __all__ = [
     "ApiKey",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
+Key = Annotated[str, Meta(min_length=8)]
 Seconds = Annotated[float, Meta(ge=0)]
 
 
@@ -65,13 +67,11 @@ class Listen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A credential, and the patterns of channels it opens."""
+    """A credential: who has it may do everything."""
 
-    key: Annotated[str, Meta(min_length=8)]
+    key: Key
     name: str = ""
-    """What logs call it; the key itself is never written anywhere."""
-    publish: tuple[str, ...] = ("*",)
-    read: tuple[str, ...] = ("*",)
+    """What logs call it, ``key-1`` and so on if nothing; the key itself is never written anywhere."""
 
     def __repr__(self) -> str:
         return f"ApiKey(name={self.name!r})"
@@ -80,24 +80,23 @@ class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may do what. Nothing is open unless a rule opens it."""
 
-    api_keys: tuple[Annotated[str, Meta(min_length=8)] | ApiKey, ...] = ()
+    api_keys: tuple[Key | ApiKey, ...] = ()
     read: tuple[str, ...] = ()
-    """Patterns of channels that anyone may read."""
+    """Patterns of channels that anyone may read, what is kept of the past included."""
     publish: tuple[str, ...] = ()
     """Patterns of channels that anyone may publish to."""
-    history: tuple[str, ...] = ()
-    """Patterns of channels whose kept publications anyone may ask for."""
+    presence: tuple[str, ...] = ()
+    """Patterns of channels whose readers anyone may see."""
+    delete: tuple[str, ...] = ()
+    """Patterns of channels whose publications anyone may drop."""
 
-    @property
-    def keys(self) -> list[ApiKey]:
-        """All API keys in their full form."""
-        return [row if isinstance(row, ApiKey) else ApiKey(key=row) for row in self.api_keys]
+    def named_keys(self) -> dict[str, str]:
+        """Return the API keys by name."""
+        rows = [row if isinstance(row, ApiKey) else ApiKey(key=row) for row in self.api_keys]
+        return {row.name or f"key-{number}": row.key for number, row in enumerate(rows, 1)}
 
     def __repr__(self) -> str:
-        return (
-            f"Rules(api_keys=<{len(self.api_keys)} of them>, read={self.read}, "
-            f"publish={self.publish}, history={self.history})"
-        )
+        return f"Rules(api_keys={list(self.named_keys())}, read={self.read}, publish={self.publish})"
 
 
 class Origins(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -174,6 +173,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Make the core's table of channel settings."""
         return SettingsTable((row.pattern, row) for row in self.channels)
 
+    def policy_rules(self) -> policy.Rules:
+        """Make the hub's rules."""
+        return policy.Rules(
+            dev=self.dev,
+            api_keys=self.rules.named_keys(),
+            public={action: getattr(self.rules, action.value) for action in policy.Action},
+        )
+
 
 class Mistake(Exception):
     """A value that has the right type but cannot be: the path of its key, and a sentence."""
@@ -234,14 +241,11 @@ def _check_numbers(path: tuple[str | int, ...], values: object) -> None:
 
 
 def _check_rules(rules: Rules) -> None:
-    for name in ("read", "publish", "history"):
-        for at, pattern in enumerate(getattr(rules, name)):
-            _check_pattern(("rules", name, at), pattern)
-    for at, row in enumerate(rules.api_keys):
-        if isinstance(row, ApiKey):
-            for name in ("read", "publish"):
-                for place, pattern in enumerate(getattr(row, name)):
-                    _check_pattern(("rules", "api_keys", at, name, place), pattern)
+    for action in policy.Action:
+        for at, pattern in enumerate(getattr(rules, action.value)):
+            _check_pattern(("rules", action.value, at), pattern)
+    if len(rules.named_keys()) < len(rules.api_keys):
+        raise Mistake(("rules", "api_keys"), "expected another name for each key")
 
 
 def _check_pattern(path: tuple[str | int, ...], pattern: str) -> None:

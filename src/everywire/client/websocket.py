@@ -1,0 +1,95 @@
+"""Reading a channel over WebSocket with the subprotocol ``everywire.json``, one attempt.
+
+RFC 6455 by `everywire.codecs.websocket`. Pings are answered by the codec; messages are envelopes as
+`everywire.client.items` reads them. Compression is not offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from everywire.client.errors import ConnectionLost, Refused
+from everywire.client.items import Item, decode_object, read_object
+from everywire.client.wires import MAX_ERROR_BYTES, Attempt, failure
+from everywire.codecs.websocket import (
+    BinaryMessage,
+    CloseReceived,
+    Failed,
+    HandshakeError,
+    Role,
+    TextMessage,
+    WebSocketCodec,
+    check_response,
+    make_key,
+    request_headers,
+)
+
+__all__ = ["SUBPROTOCOL", "websocket"]
+
+SUBPROTOCOL: Final = "everywire.json"
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+
+
+async def websocket(attempt: Attempt) -> AsyncGenerator[Item, None]:
+    """Read envelopes until the connection ends."""
+    codec, data = await _open(attempt)
+    connection = attempt.http.connection
+    try:
+        while True:
+            for event in codec.receive_data(data):
+                if isinstance(event, TextMessage):
+                    item = _read_envelope(attempt, event.data)
+                    if item is not None:
+                        yield item
+                elif isinstance(event, BinaryMessage):
+                    raise ConnectionLost("the server sent a binary message")
+                elif isinstance(event, CloseReceived | Failed):
+                    raise _ended(event.code, event.reason)
+            if answers := codec.data_to_send():
+                await connection.write(answers)
+            data = await connection.read_some(attempt.idle_timeout_s)
+            if not data:
+                raise connection.lost("the server went away")
+    finally:
+        codec.send_close()
+        await attempt.http.close(codec.data_to_send())
+
+
+async def _open(attempt: Attempt) -> tuple[WebSocketCodec, bytes]:
+    """Do the opening handshake; return the codec and the bytes that came with the answer."""
+    http = attempt.http
+    key = make_key()
+    fields = request_headers(http.address.host_header, key, subprotocols=[SUBPROTOCOL])
+    await http.close()
+    response = await http.start(
+        "GET",
+        http.address.target(attempt.channels, attempt.query()),
+        {name.decode("ascii"): value.decode("ascii") for name, value in fields},
+    )
+    if response.status != 101:
+        body = await response.read_all(MAX_ERROR_BYTES)
+        raise failure(response.status, response.headers, body, http.address)
+    answered = {name.encode(): value.encode("latin-1") for name, value in response.headers.items()}
+    try:
+        handshake = check_response(response.status, answered, key=key, subprotocols=[SUBPROTOCOL])
+    except HandshakeError as error:
+        raise Refused(f"{http.address}: {error.message}", response.status) from None
+    if handshake.subprotocol != SUBPROTOCOL:
+        raise Refused(f"{http.address}: the server does not speak {SUBPROTOCOL}", response.status)
+    attempt.succeeded()
+    return WebSocketCodec(Role.CLIENT, max_message_bytes=MAX_MESSAGE_BYTES), response.upgraded or b""
+
+
+def _read_envelope(attempt: Attempt, text: bytes) -> Item | None:
+    value = decode_object(text)
+    attempt.position = value.get("position") or attempt.position
+    return read_object(value, attempt.channels)
+
+
+def _ended(code: int, reason: str) -> ConnectionLost | Refused:
+    """Say what a close code means: from 3500 and from 4500 on, never to come back."""
+    sentence = f"the server closed with {code}" + (f": {reason}" if reason else "")
+    if 3500 <= code <= 3999 or 4500 <= code <= 4999:
+        return Refused(sentence, code)
+    return ConnectionLost(sentence)
