@@ -37,7 +37,7 @@ def check_name(text: str) -> str:
 @lru_cache(maxsize=1024)
 def _compiled(pattern: str) -> re.Pattern[str]:
     if _PATTERN.match(pattern) is None:
-        raise BadChannelName(f"{pattern!r} is no pattern: a channel name in which * stands for any characters")
+        raise BadChannelName(f"{pattern!r} is no pattern: a channel name where * is any characters")
     # Every run of stars is one: two neighbouring ".*" would backtrack in vain.
     parts = re.split(r"\*+", pattern)
     return re.compile(".*".join(re.escape(part) for part in parts) + r"\Z")

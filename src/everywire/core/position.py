@@ -94,7 +94,7 @@ class Position:
     def decode(cls, text: str) -> Position:
         """Decode a position string; raise `BadPosition` when it is not one."""
         if len(text) > MAX_POSITION_CHARACTERS or _ALPHABET.match(text) is None:
-            raise BadPosition("this is no position; use one that this server gave you, or earliest, or latest")
+            raise BadPosition("this is no position; use one that the server gave you, or earliest, or latest")
         try:
             raw = binascii.a2b_base64(text.translate(_FROM_URL) + "=" * (-len(text) % 4))
             return cls(_decode_places(raw))

@@ -13,17 +13,20 @@ Both are compared by identity: share one object per format and per way of framin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from everywire.core.codes import Code
 from everywire.core.publication import Gap, Publication
 
-__all__ = ["Encoder", "Framing", "Item", "Subscriber"]
+__all__ = ["Encoder", "Framing", "Item", "Scheduler", "Subscriber"]
 
 
 class Item(NamedTuple):
-    """One thing to tell a reader: a publication or a gap of a channel, and the position after it."""
+    """One thing to tell a reader: a publication or a gap of a channel, and the position after it.
+
+    ``position`` is empty for encoders that do not want one with every item.
+    """
 
     channel: str
     content: Publication | Gap
@@ -33,9 +36,14 @@ class Item(NamedTuple):
 class Encoder(Protocol):
     """The first step: items to the payload of a format."""
 
-    @property
-    def tells_gaps(self) -> bool:
-        """Whether the format can tell a gap; if not, a reader with a gap is ended (`Subscriber.ended`)."""
+    once: bool
+    """Whether a reader is answered with one batch and then done (long poll)."""
+    tells_gaps: bool
+    """Whether the format can tell a gap; if not, a reader with a gap is ended (`Subscriber.ended`)."""
+    wants_positions: bool
+    """Whether every item needs its own position, not only the batch."""
+    beats_always: bool
+    """Whether signs of life go out also while publications flow, because they are answered (pings)."""
 
     def encode(self, items: Sequence[Item], position: str) -> Any:
         """Return the payload that tells the items; ``position`` is where the reader stands after them."""
@@ -49,14 +57,13 @@ class Framing(Protocol):
 
 
 class Subscriber(Protocol):
-    """The outer end of one reader: a transport's driver. The hub calls it and never waits.
+    """The outer end of one reader: a transport's driver. The hub calls it and never waits."""
 
-    ``write`` is looked up once and called for every joined write, so make it the host's
-    own write wherever that is possible.
-    """
-
-    def write(self, framed: Any, /) -> object:
-        """Take one framed chunk. If bytes remain unsent, call `Reader.stalled` before returning."""
+    @property
+    def write(self) -> Callable[[Any], object]:
+        """What takes one framed chunk: looked up once, called for every joined write. The host's own
+        write wherever that is possible. If bytes remain unsent, `Reader.stalled` is called before it
+        returns."""
 
     def opened(self, position: str, new: Sequence[str]) -> None:
         """Hear where reading begins, before the first write; ``new`` names channels that the given
@@ -67,3 +74,23 @@ class Subscriber(Protocol):
 
     def ended(self, code: Code, gap: Gap | None) -> None:
         """Hear that the hub has ended this reader; nothing more is written."""
+
+
+class Cancellable(Protocol):
+    """A timer that was started."""
+
+    def cancel(self) -> None:
+        """Stop it."""
+
+
+class Scheduler(Protocol):
+    """The part of an event loop that the hub needs."""
+
+    def call_soon(self, callback: Callable[[], object], /) -> object:
+        """Call back in the next turn."""
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Cancellable:
+        """Call back after a delay in seconds."""
+
+    def time(self) -> float:
+        """Return a monotonic time in seconds."""

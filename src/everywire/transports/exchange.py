@@ -103,6 +103,9 @@ class MessageChannel(Protocol):
     def close(self, code: int, reason: str) -> None:
         """Start the closing handshake; no more messages are heard. `Driver.gone` follows."""
 
+    def note(self, messages_out: int, code: Code | None = None) -> None:
+        """Note for the log line at close how many publications went out, and why it ended."""
+
     def pause_reading(self) -> None:
         """Stop hearing messages until `resume_reading`: the publisher is ahead of the store."""
 
@@ -153,7 +156,9 @@ class Exchange(Protocol):
         """Collect the request body and hand it over whole. The host answers a larger one (413), a slow
         one (408) and a malformed one (400) by itself, and ``done`` is then never called."""
 
-    def upgrade(self, driver: MessageDriver, transport: str, subprotocols: Sequence[str]) -> MessageChannel | None:
+    def upgrade(
+        self, driver: MessageDriver, transport: str, subprotocols: Sequence[str]
+    ) -> MessageChannel | None:
         """Do the opening handshake (RFC 6455 §4.2); None when it was wrong and has been answered."""
 
     def note(self, messages_out: int, code: Code | None = None) -> None:

@@ -1,0 +1,181 @@
+"""Readers that are behind: one joined write from the log at a time, until they reach the head.
+
+A reader comes here when it begins at an older position, and after a stall, once its
+socket has taken all bytes. Its channels share each write equally, so that a busy one does
+not hold up the others. When the window has moved past the reader, the settings decide
+what happens, and it is told in any case.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Final
+
+from everywire.brokers.base import Page
+from everywire.core import codes
+from everywire.core.errors import EverywireError
+from everywire.core.publication import RESET, Gap, trimmed
+from everywire.core.settings import SlowReader
+from everywire.hub.channel import Channel
+from everywire.hub.counters import Counters
+from everywire.hub.group import Chunk
+from everywire.hub.interfaces import Item, Scheduler
+from everywire.hub.reader import Reader
+from everywire.hub.recovery import PageReader
+
+__all__ = ["CatchUp"]
+
+_KEPT_CHUNKS: Final = 32
+"""Joined writes kept for the next reader at the same place: at most 32 times 64 KiB."""
+_RETRY_S: Final = 1.0
+
+
+class CatchUp:
+    """Moves one reader one write further."""
+
+    __slots__ = ("_advanced", "_chunks", "_counters", "_pages", "_queue", "_scheduler")
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        pages: PageReader,
+        counters: Counters,
+        queue: Callable[[Reader], None],
+        advanced: Callable[[Channel, str, int], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._pages = pages
+        self._counters = counters
+        self._queue = queue
+        self._advanced = advanced
+        self._chunks: OrderedDict[Hashable, Chunk] = OrderedDict()
+
+    def step(self, reader: Reader) -> None:
+        """Write once, or join the live members when the reader stands at the head."""
+        if reader.is_closed or reader.is_stalled or reader.is_reading or reader.cohort is not None:
+            return
+        group = reader.group
+        behind = [
+            index for index, channel in enumerate(group.channels) if reader.offsets[index] != channel.head
+        ]
+        if not behind and not reader.gaps:
+            reader.join(self._scheduler.time())
+            return
+        if not behind:
+            self._build(reader, [], [])
+            return
+        if not reader.gaps and not group.encoder.once:
+            chunk = self._chunks.get((group.key, reader.offsets))
+            if chunk is not None:
+                self._deliver(reader, chunk)
+                return
+        # Another channel comes first every time, and each has an equal share of the write.
+        reader.turn = turn = (reader.turn + 1) % len(behind)
+        behind = behind[turn:] + behind[:turn]
+        reader.is_reading = True
+        wanted = [(group.channels[index].name, reader.offsets[index]) for index in behind]
+        done = partial(self._got, reader, behind)
+        self._pages.read_several(wanted, group.max_publications, group.max_bytes, done)
+
+    def _got(self, reader: Reader, behind: list[int], pages: list[Page] | EverywireError) -> None:
+        reader.is_reading = False
+        if reader.is_closed:
+            return
+        if isinstance(pages, EverywireError):
+            self._scheduler.call_later(_RETRY_S, partial(self._queue, reader))
+            return
+        self._build(reader, behind, pages)
+
+    def _build(self, reader: Reader, behind: list[int], pages: list[Page]) -> None:
+        group = reader.group
+        key = None if reader.gaps or group.encoder.once else (group.key, reader.offsets)
+        found: list[tuple[int, object]] = [(index, gap) for index, gap in reader.gaps or ()]
+        reader.gaps = None
+        offsets = list(reader.offsets)
+        items: list[Item] = []
+        missed = 0
+        for index, gap in found:
+            assert isinstance(gap, Gap)
+            missed += gap.missed
+            items.append(Item(group.channels[index].name, gap, group.position(offsets)))
+        gaps = len(items)
+        for index, page in zip(behind, pages, strict=True):
+            channel = group.channels[index]
+            gap_here = self._gap(channel, offsets[index], page)
+            if gap_here is not None:
+                if channel.settings.slow_reader is SlowReader.DISCONNECT:
+                    self._end(reader, codes.SLOW, gap_here)
+                    return
+                gaps += 1
+                missed += gap_here.missed
+                offsets[index] = page.head.first - 1 if gap_here.last is None else gap_here.last
+                items.append(Item(channel.name, gap_here, group.position(offsets)))
+            if page.head.epoch != channel.epoch or page.head.last > channel.head:
+                # The log is ahead of what this node heard: everyone on the channel wants to know.
+                self._advanced(channel, page.head.epoch, page.head.last)
+            for publication in page.publications:
+                if offsets[index] < publication.offset <= channel.head:
+                    offsets[index] = publication.offset
+                    position = group.position(offsets) if group.encoder.wants_positions else ""
+                    items.append(Item(channel.name, publication, position))
+        if not items:
+            reader.offsets = tuple(offsets)
+            self._scheduler.call_later(_RETRY_S / 10, partial(self._queue, reader))
+            return
+        if gaps and not group.encoder.tells_gaps:
+            first_gap = next(item.content for item in items if isinstance(item.content, Gap))
+            self._end(reader, codes.INSUFFICIENT_STATE, first_gap)
+            return
+        payload = group.encoder.encode(items, group.position(offsets))
+        chunk = Chunk(group.framing.frame(payload), tuple(offsets), len(items) - gaps, missed, gaps)
+        if key is not None:
+            self._chunks[key] = chunk
+            if len(self._chunks) > _KEPT_CHUNKS:
+                self._chunks.popitem(last=False)
+        self._deliver(reader, chunk)
+
+    def _gap(self, channel: Channel, offset: int, page: Page) -> Gap | None:
+        head = page.head
+        if head.epoch != channel.epoch or offset > head.last:
+            return RESET
+        if offset + 1 >= head.first:
+            return None
+        if channel.settings.slow_reader is SlowReader.LATEST:
+            # The newest one follows: with it the next page begins.
+            return trimmed(offset + 1, max(head.last - 1, head.first - 1))
+        return trimmed(offset + 1, head.first - 1)
+
+    def _deliver(self, reader: Reader, chunk: Chunk) -> None:
+        counters = self._counters
+        counters.delivered += chunk.publications
+        counters.gaps_told += chunk.gaps
+        counters.missed += chunk.missed
+        reader.offsets = chunk.offsets
+        reader.count(chunk.publications, chunk.missed)
+        if reader.group.encoder.once:
+            write = reader.write
+            reader.close()
+            write(chunk.framed)
+            return
+        reader.write(chunk.framed)
+        if reader.is_closed or reader.is_stalled:
+            return
+        if chunk.offsets == reader.group.heads():
+            reader.join(self._scheduler.time())
+        else:
+            self._queue(reader)
+
+    def _end(self, reader: Reader, code: codes.Code, gap: Gap) -> None:
+        self._counters.readers_ended += 1
+        self._counters.gaps_told += 1
+        self._counters.missed += gap.missed
+        reader.missed += gap.missed
+        subscriber = reader.subscriber
+        reader.close()
+        subscriber.ended(code, gap)
+
+    def forget(self) -> None:
+        """Let go of the kept writes; called now and then."""
+        self._chunks.clear()

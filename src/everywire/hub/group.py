@@ -1,0 +1,246 @@
+"""Readers that are told the same bytes: groups, and the cohorts they are cut into.
+
+Readers that share encoder, framing and channels form a `Group`. Those of them that stand
+at the head are its live members. They are kept in cohorts of a few hundred: a cohort is
+written to without a break, so all its members stand at one offset per channel, kept once
+for all of them, and the event loop gets its turn between cohorts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from everywire.core.position import Place, encode_position
+from everywire.core.publication import Publication
+from everywire.hub.channel import Channel
+from everywire.hub.interfaces import Encoder, Framing, Item
+
+__all__ = ["Chunk", "Cohort", "Group", "Member"]
+
+COHORT_SIZE: Final = 512
+"""Members of one cohort: some 2 ms of writing."""
+
+
+class Chunk(NamedTuple):
+    """One joined write, and where its reader stands after it."""
+
+    framed: Any
+    offsets: tuple[int, ...]
+    publications: int
+    missed: int = 0
+    gaps: int = 0
+
+
+class Member(Protocol):
+    """What a cohort asks of its members; a `everywire.hub.reader.Reader` is one."""
+
+    write: Callable[[Any], object]
+
+    def leave(self, publications: int) -> None:
+        """End, after that many publications more: the cohort has let go and is about to answer."""
+
+    def fall_behind(self) -> None:
+        """Leave the cohort and go on from the log."""
+
+    def move_to(self, cohort: Cohort) -> None:
+        """Count from now on with another cohort, which takes this member over."""
+
+    def beat(self) -> None:
+        """Show a sign of life."""
+
+
+class Cohort:
+    """Live members of a group that stand at the same offsets."""
+
+    __slots__ = ("beaten_s", "group", "members", "offsets", "publications", "wrote_s")
+
+    def __init__(self, group: Group, offsets: tuple[int, ...], now_s: float) -> None:
+        self.group = group
+        self.offsets = offsets
+        self.members: dict[Member, Callable[[Any], object]] = {}
+        self.publications = 0
+        """How many were written since the cohort was made; members count by difference."""
+        self.wrote_s = now_s
+        self.beaten_s = now_s
+
+    def flush(self, now_s: float) -> int:
+        """Write what is fresh to every member; return how many publications went out."""
+        chunks = self.group.chunks(self.offsets)
+        if chunks is None:
+            self.dissolve()
+            return 0
+        delivered = 0
+        for chunk in chunks:
+            self.offsets = chunk.offsets
+            self.publications += chunk.publications
+            self.wrote_s = now_s
+            delivered += chunk.publications * len(self.members)
+            if self.group.encoder.once:
+                self._answer(chunk)
+                break
+            framed = chunk.framed
+            # A write may stall its member, which then leaves the members: walk over a copy.
+            for write in list(self.members.values()):
+                write(framed)
+        return delivered
+
+    def _answer(self, chunk: Chunk) -> None:
+        members, self.members = self.members, {}
+        # First all leave, then all are answered: an answer may bring the next request of its
+        # connection at once, and with it a new reader in this very group.
+        for member in members:
+            member.leave(chunk.publications)
+        framed = chunk.framed
+        for write in members.values():
+            write(framed)
+
+    def dissolve(self) -> None:
+        """Send every member back to the log: what it needs is no longer fresh."""
+        for member in list(self.members):
+            member.fall_behind()
+
+    def beat(self, now_s: float) -> None:
+        """Let every member show a sign of life."""
+        self.beaten_s = now_s
+        for member in list(self.members):
+            member.beat()
+
+
+class Group:
+    """All readers of this process with the same encoder, framing and channels."""
+
+    __slots__ = (
+        "_chunks",
+        "_chunks_key",
+        "_position",
+        "_position_key",
+        "channels",
+        "cohorts",
+        "encoder",
+        "framing",
+        "heartbeat_s",
+        "key",
+        "max_bytes",
+        "max_publications",
+        "readers",
+        "round",
+    )
+
+    def __init__(
+        self,
+        key: Hashable,
+        channels: Sequence[Channel],
+        encoder: Encoder,
+        framing: Framing,
+        *,
+        max_bytes: int,
+        max_publications: int,
+    ) -> None:
+        self.key = key
+        self.channels = tuple(channels)
+        self.encoder = encoder
+        self.framing = framing
+        self.max_bytes = max_bytes
+        self.max_publications = max_publications
+        self.heartbeat_s = min(channel.settings.heartbeat_s for channel in channels)
+        self.cohorts: list[Cohort] = []
+        self.readers = 0
+        self.round = 0
+        self._chunks: list[Chunk] = []
+        self._chunks_key: Hashable = None
+        self._position = ""
+        self._position_key: Hashable = None
+
+    def heads(self) -> tuple[int, ...]:
+        """Return where the channels stand."""
+        return tuple([channel.head for channel in self.channels])
+
+    def position(self, offsets: Sequence[int]) -> str:
+        """Encode offsets in this group's channels as a position."""
+        key = (tuple(offsets), tuple([channel.epoch for channel in self.channels]))
+        if key != self._position_key:
+            self._position = encode_position(
+                (channel.name, Place(channel.epoch, offset))
+                for channel, offset in zip(self.channels, offsets, strict=True)
+            )
+            self._position_key = key
+        return self._position
+
+    def join(self, reader: Member, now_s: float) -> Cohort:
+        """Make a reader that stands at the head a live member."""
+        heads = self.heads()
+        for cohort in reversed(self.cohorts):
+            if cohort.offsets == heads and len(cohort.members) < COHORT_SIZE:
+                break
+        else:
+            cohort = Cohort(self, heads, now_s)
+            self.cohorts.append(cohort)
+        cohort.members[reader] = reader.write
+        return cohort
+
+    def tidy(self) -> None:
+        """Merge small cohorts at the same offsets and drop empty ones."""
+        kept: list[Cohort] = []
+        for cohort in self.cohorts:
+            if not cohort.members:
+                continue
+            last = kept[-1] if kept else None
+            if (
+                last is not None
+                and last.offsets == cohort.offsets
+                and len(last.members) + len(cohort.members) <= COHORT_SIZE
+            ):
+                for member in cohort.members:
+                    member.move_to(last)
+                last.members.update(cohort.members)
+                cohort.members = {}
+            else:
+                kept.append(cohort)
+        self.cohorts = kept
+
+    def chunks(self, offsets: tuple[int, ...]) -> list[Chunk] | None:
+        """Join what follows the offsets up to the heads into writes; None when it is no longer fresh.
+
+        Cohorts that stand at the same offsets share the result.
+        """
+        key = (offsets, self.heads())
+        if key != self._chunks_key:
+            news: list[tuple[int, Publication]] = []
+            for index, channel in enumerate(self.channels):
+                if offsets[index] != channel.head:
+                    found = channel.fresh_after(offsets[index])
+                    if found is None:
+                        return None
+                    news += [(index, publication) for publication in found]
+            self._chunks = self._join(list(offsets), news)
+            self._chunks_key = key
+        return self._chunks
+
+    def _join(self, offsets: list[int], news: list[tuple[int, Publication]]) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        begin = size = 0
+        for end, (_, publication) in enumerate(news):
+            size += len(publication.data)
+            if end > begin and (size > self.max_bytes or end - begin >= self.max_publications):
+                chunks.append(self.chunk(offsets, news[begin:end]))
+                begin, size = end, len(publication.data)
+        if begin < len(news):
+            chunks.append(self.chunk(offsets, news[begin:]))
+        return chunks
+
+    def chunk(self, offsets: list[int], news: Sequence[tuple[int, Publication]]) -> Chunk:
+        """Encode and frame publications in one write; ``offsets`` move to where it ends."""
+        items: list[Item] = []
+        wants_positions = self.encoder.wants_positions
+        for index, publication in news:
+            offsets[index] = publication.offset
+            position = self.position(offsets) if wants_positions else ""
+            items.append(Item(self.channels[index].name, publication, position))
+        payload = self.encoder.encode(items, self.position(offsets))
+        return Chunk(self.framing.frame(payload), tuple(offsets), len(items))
+
+    def forget_chunks(self) -> None:
+        """Let go of the last joined writes: every cohort has them."""
+        self._chunks = []
+        self._chunks_key = None

@@ -1,0 +1,110 @@
+"""Who may do what: one place that every wire passes, deny by default.
+
+An identity is what a credential proves; nobody is the identity without a name. Rules
+say which actions it may do on which channels. In development mode everybody may do
+everything.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Final, NamedTuple
+
+from everywire.core import codes
+from everywire.core.errors import EverywireError, Forbidden
+from everywire.core.names import matches
+
+__all__ = ["NOBODY", "Action", "Identity", "Rules"]
+
+_REMEMBERED: Final = 10_000
+"""Decisions remembered; then they are worked out anew."""
+
+
+class Action(Enum):
+    """What can be done to a channel."""
+
+    READ = "read"
+    """Subscribe, poll, and read its history."""
+    PUBLISH = "publish"
+    PRESENCE = "presence"
+    """See who reads it."""
+    DELETE = "delete"
+    """Drop its publications."""
+
+
+class Identity(NamedTuple):
+    """Whom a credential proved; the empty name is nobody."""
+
+    name: str
+
+
+NOBODY: Final = Identity("")
+
+
+class Rules:
+    """The rules of one server: API keys may do everything, nobody what a public pattern allows.
+
+    ``api_keys`` maps a key's name, which shows in logs, to the key. ``public`` maps an action to
+    patterns of channel names that anyone may do it on.
+    """
+
+    __slots__ = ("_decided", "_keys", "_public", "is_dev")
+
+    def __init__(
+        self,
+        *,
+        dev: bool = False,
+        api_keys: Mapping[str, str] | None = None,
+        public: Mapping[Action, Iterable[str]] | None = None,
+    ) -> None:
+        self.is_dev = dev
+        self._keys = {name: key.encode() for name, key in (api_keys or {}).items()}
+        self._public = {action: tuple(patterns) for action, patterns in (public or {}).items()}
+        self._decided: dict[tuple[Action, str], bool] = {}
+        for patterns in self._public.values():
+            for pattern in patterns:
+                matches(pattern, "")  # a bad pattern is an error at start
+
+    def identify(self, credential: str | None) -> Identity:
+        """Return whom a credential proves; raise an error with code 101 when it proves nobody."""
+        if credential is None:
+            return NOBODY
+        given = credential.encode("utf-8", "surrogateescape")
+        found = NOBODY
+        for name, key in self._keys.items():
+            # Every key is compared, each in constant time: nothing is told by how long it takes.
+            if hmac.compare_digest(given, key):
+                found = Identity(name)
+        if found is NOBODY:
+            raise EverywireError("this credential is not valid here", code=codes.UNAUTHORIZED)
+        return found
+
+    def is_public(self, action: Action, channel: str) -> bool:
+        """Say whether anyone may do this."""
+        if self.is_dev:
+            return True
+        key = (action, channel)
+        decided = self._decided.get(key)
+        if decided is None:
+            decided = any(matches(pattern, channel) for pattern in self._public.get(action, ()))
+            if len(self._decided) >= _REMEMBERED:
+                self._decided.clear()
+            self._decided[key] = decided
+        return decided
+
+    def check(self, identity: Identity, action: Action, channels: Sequence[str]) -> None:
+        """Raise when one of the channels is closed to the identity, naming it.
+
+        Without a credential the code is 101 (one may help), with one 103.
+        """
+        if self.is_dev or identity.name:
+            return
+        for channel in channels:
+            if not self.is_public(action, channel):
+                raise Forbidden(
+                    f"a credential is needed to {action.value} channel {channel}",
+                    code=codes.UNAUTHORIZED,
+                    channel=channel,
+                )

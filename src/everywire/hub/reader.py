@@ -1,0 +1,153 @@
+"""One reader: a subscription of one or several channels that ends in one subscriber.
+
+A reader is in one of three states. *Live*: it is a member of a cohort and stands where
+the cohort stands. *Behind*: it has offsets of its own, and re-reads the log whenever its
+socket has taken all bytes, until it reaches the head. *Closed*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from everywire.core.publication import Gap
+from everywire.hub.group import Cohort, Group
+from everywire.hub.interfaces import Subscriber
+
+__all__ = ["Home", "Reader"]
+
+
+class Home(Protocol):
+    """What a reader asks of its hub."""
+
+    def queue(self, reader: Reader) -> None:
+        """Let a reader that is behind catch up when its turn comes."""
+
+    def note_stalled(self, reader: Reader) -> None:
+        """Hear that a reader's socket holds unsent bytes."""
+
+    def note_writable(self, reader: Reader) -> None:
+        """Hear that it holds none any more, or that the reader ended."""
+
+    def note_closed(self, reader: Reader) -> None:
+        """Hear that a reader ended."""
+
+
+class Reader:
+    """A reader in the hub. Transports call `stalled`, `writable` and `close`."""
+
+    __slots__ = (
+        "_base",
+        "_delivered",
+        "cohort",
+        "gaps",
+        "group",
+        "hub",
+        "is_closed",
+        "is_queued",
+        "is_reading",
+        "is_stalled",
+        "missed",
+        "offsets",
+        "subscriber",
+        "turn",
+        "write",
+    )
+
+    def __init__(self, hub: Home, group: Group, subscriber: Subscriber) -> None:
+        self.hub = hub
+        self.group = group
+        self.subscriber = subscriber
+        self.write: Callable[[Any], object] = subscriber.write
+        self.cohort: Cohort | None = None
+        self.offsets: tuple[int, ...] = ()
+        self.gaps: list[tuple[int, Gap]] | None = None
+        """Gaps found when it came, by index of channel; told before anything else."""
+        self.is_closed = False
+        self.is_stalled = False
+        self.is_reading = False
+        self.is_queued = False
+        self.turn = 0
+        self.missed = 0
+        self._delivered = 0
+        self._base = 0
+
+    @property
+    def delivered(self) -> int:
+        """How many publications were written to this reader."""
+        if self.cohort is None:
+            return self._delivered
+        return self._delivered + self.cohort.publications - self._base
+
+    def join(self, now_s: float) -> None:
+        """Become a live member of the group: this reader stands at the head."""
+        self.cohort = cohort = self.group.join(self, now_s)
+        self._base = cohort.publications
+        self.offsets = ()
+
+    def move_to(self, cohort: Cohort) -> None:
+        """Change to another cohort at the same offsets."""
+        self._delivered = self.delivered
+        self._base = cohort.publications
+        self.cohort = cohort
+
+    def count(self, publications: int, missed: int) -> None:
+        """Count what was written to a reader that is behind."""
+        self._delivered += publications
+        self.missed += missed
+
+    def leave(self, publications: int) -> None:
+        """End: the cohort has let go of this reader and is about to answer it."""
+        self._delivered = self.delivered
+        self.cohort = None
+        self._end()
+
+    def fall_behind(self) -> None:
+        """Leave the cohort and go on from the log."""
+        cohort = self.cohort
+        if cohort is None:
+            return
+        self._delivered = self.delivered
+        self.offsets = cohort.offsets
+        self.cohort = None
+        del cohort.members[self]
+        if not self.is_stalled:
+            self.hub.queue(self)
+
+    def beat(self) -> None:
+        """Let the subscriber show a sign of life."""
+        self.subscriber.beat()
+
+    def stalled(self) -> None:
+        """Hear that bytes remain unsent."""
+        if self.is_closed:
+            return
+        self.is_stalled = True
+        self.hub.note_stalled(self)
+        self.fall_behind()
+
+    def writable(self) -> None:
+        """Hear that all bytes were taken."""
+        if self.is_stalled:
+            self.is_stalled = False
+            self.hub.note_writable(self)
+            if not self.is_closed:
+                self.hub.queue(self)
+
+    def close(self) -> None:
+        """End this reader; nothing more is written."""
+        if self.is_closed:
+            return
+        cohort = self.cohort
+        if cohort is not None:
+            self._delivered = self.delivered
+            self.cohort = None
+            cohort.members.pop(self, None)
+        self._end()
+
+    def _end(self) -> None:
+        self.is_closed = True
+        if self.is_stalled:
+            self.is_stalled = False
+            self.hub.note_writable(self)
+        self.hub.note_closed(self)

@@ -1,0 +1,131 @@
+"""Long polling: the same page as a poll, held until there is something or the time is over.
+
+All that wait at one position are one group of the hub: the answer is encoded once, and each
+is written the same bytes. Deadlines are kept in the hub's wheel, not in timers of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from everywire.core.codes import Code
+from everywire.core.errors import EverywireError
+from everywire.core.publication import Gap
+from everywire.core.wheel import Slot
+from everywire.hub.interfaces import Framing
+from everywire.hub.reader import Reader
+from everywire.hub.recovery import LATEST, Start
+from everywire.transports.encoders import PAGE
+from everywire.transports.exchange import Exchange
+from everywire.transports.service import Service, json_headers, refuse
+from everywire.transports.target import ReadQuery
+
+__all__ = ["DEFAULT_WAIT_S", "serve_long_poll"]
+
+DEFAULT_WAIT_S: Final = 25.0
+"""How long ``?transport=long-poll`` waits without ``wait=``."""
+
+
+def serve_long_poll(
+    service: Service,
+    exchange: Exchange,
+    channels: tuple[str, ...],
+    query: ReadQuery,
+    start: Start | None,
+    cors: tuple[tuple[bytes, bytes], ...],
+    transport: str,
+) -> None:
+    """Answer when something is published after the position, or when the time is over."""
+    waiting = LongPoll(service, exchange, cors, len(channels) > 1)
+    exchange.attend(waiting, transport)
+    hub = service.hub
+    encoder = PAGE[waiting.has_several]
+    reader = hub.reader(channels, encoder, waiting.framing, waiting, max_publications=query.limit)
+    waiting.reader = reader
+    hub.open(reader, start or LATEST)
+    if not reader.is_closed:
+        wait_s = DEFAULT_WAIT_S if query.wait_s is None else query.wait_s
+        waiting.deadline = hub.deadlines.arm(waiting, hub.time() + wait_s, LongPoll.time_is_over)
+
+
+class LongPoll:
+    """One waiting request: the exchange's driver and the hub's subscriber."""
+
+    __slots__ = ("_cors", "_service", "deadline", "exchange", "framing", "has_several", "position", "reader")
+
+    reader: Reader
+
+    def __init__(
+        self, service: Service, exchange: Exchange, cors: tuple[tuple[bytes, bytes], ...], has_several: bool
+    ) -> None:
+        self._service = service
+        self._cors = cors
+        self.exchange = exchange
+        self.framing: Framing = exchange.response_framing(200, json_headers(cors))
+        self.has_several = has_several
+        self.deadline: Slot | None = None
+        self.position = ""
+
+    @property
+    def write(self) -> Callable[[Any], object]:
+        """Give the answer."""
+        return self._answer
+
+    def _answer(self, framed: Any) -> None:
+        self._disarm()
+        self.exchange.note(self.reader.delivered)
+        self.exchange.answer(framed)
+
+    def _disarm(self) -> None:
+        deadline = self.deadline
+        if deadline is not None:
+            self.deadline = None
+            self._service.hub.deadlines.disarm(self, deadline)
+
+    def opened(self, position: str, new: Sequence[str]) -> None:
+        """Remember where the reader stands; name channels that it did not know at once."""
+        self.position = position
+        if new:
+            self._answer_empty(new)
+
+    def time_is_over(self) -> None:
+        """Answer with nothing but the position."""
+        self.deadline = None
+        self._answer_empty(())
+
+    def _answer_empty(self, new: Sequence[str]) -> None:
+        # While it waits the reader stands at the head; a channel that came to be known since then
+        # may stand elsewhere than it did at first, so the group is asked.
+        reader = self.reader
+        group = reader.group
+        position = group.position(group.heads()) if reader.cohort is not None else self.position
+        reader.close()
+        self._answer(self.framing.frame(PAGE[self.has_several].page((), position, new)))
+
+    def beat(self) -> None:
+        """Show no sign of life: the head of the answer was not sent yet."""
+
+    def ended(self, code: Code, gap: Gap | None) -> None:
+        """Answer with the error that the log gave."""
+        self._disarm()
+        refuse(self.exchange, EverywireError(code=code), self._cors)
+
+    def stalled(self) -> None:
+        """Hear nothing of interest: the answer is one write."""
+
+    def writable(self) -> None:
+        """Hear nothing of interest."""
+
+    def gone(self, reason: str) -> None:
+        """Stop waiting."""
+        self._disarm()
+        self.reader.close()
+
+    def drain(self, retry_ms: int) -> None:
+        """Answer with the position: whoever comes back finds the next server."""
+        self._disarm()
+        self.reader.close()
+        headers = (*json_headers(self._cors), (b"retry-after", b"%d" % (retry_ms // 1000 + 1)))
+        body = PAGE[self.has_several].page((), self.position)
+        self.exchange.respond(200, headers, body)

@@ -1,0 +1,192 @@
+"""``/channels/…``: one address for all plain transports; the request chooses.
+
+Every request passes here, in this order: the gate (host and origin), what it asks for,
+who asks, whether that is allowed. Only then does a transport see it, so that no wire can
+go round a check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Final
+
+from everywire.brokers.base import Head
+from everywire.codecs.json_text import dump
+from everywire.core import codes
+from everywire.core.errors import BadRequest, EverywireError, RequestError
+from everywire.hub.policy import Action
+from everywire.hub.recovery import Start
+from everywire.transports.exchange import Exchange, Headers, Request
+from everywire.transports.gate import Refusal
+from everywire.transports.longpoll import serve_long_poll
+from everywire.transports.poll import Page, serve_page
+from everywire.transports.publish import serve_publish
+from everywire.transports.service import Service, identity_of, json_headers, refuse
+from everywire.transports.stream import serve_sse, serve_stream
+from everywire.transports.target import (
+    ReadQuery,
+    channels_of,
+    lenient_start,
+    publish_query,
+    read_query,
+)
+from everywire.transports.websocket import serve_websocket
+
+__all__ = ["Plain", "transport_of"]
+
+Cors = tuple[tuple[bytes, bytes], ...]
+Serve = Callable[[Service, Exchange, tuple[str, ...], ReadQuery, Start | None, Cors, str], None]
+
+_SERVE: Final[dict[str, Serve]] = {
+    "poll": serve_page,
+    "long-poll": serve_long_poll,
+    "stream": serve_stream,
+    "sse": serve_sse,
+}
+_ALLOWED: Final = {
+    "": b"GET, HEAD, POST, DELETE, OPTIONS",
+    "history": b"GET, HEAD, OPTIONS",
+    "presence": b"GET, HEAD, OPTIONS",
+}
+_REMEMBERED: Final = 4096
+_MAX_REMEMBERED_CHARACTERS: Final = 1024
+
+
+class Plain:
+    """The handler of everything under ``/channels/``."""
+
+    __slots__ = ("_service", "_targets")
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        # A crowd that polls one position sends one target over and over: parse it once.
+        self._targets: dict[tuple[str, str], tuple[tuple[str, ...], str, ReadQuery]] = {}
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        admitted = self._service.gate.admit(exchange.request)
+        if isinstance(admitted, Refusal):
+            refuse(exchange, EverywireError(admitted.sentence, code=admitted.code))
+            return
+        try:
+            self._route(exchange, admitted)
+        except EverywireError as error:
+            refuse(exchange, error, admitted)
+
+    def _route(self, exchange: Exchange, cors: Cors) -> None:
+        request = exchange.request
+        method = request.method
+        if method in ("GET", "HEAD"):
+            self._read(exchange, cors)
+            return
+        channels, rest = channels_of(request.path, self._service.limits.max_channels_per_request)
+        if method == "OPTIONS":
+            exchange.attend(Page(), "options")
+            preflight = self._service.gate.preflight(request)
+            exchange.respond(204, [(b"allow", _ALLOWED[rest]), *preflight])
+        elif method == "POST" and not rest and not request.is_upgrade:
+            self._publish(exchange, channels, cors)
+        elif method == "DELETE" and not rest:
+            self._delete(exchange, channels, cors)
+        else:
+            _refuse_method(exchange, rest, cors)
+
+    def _target(self, request: Request) -> tuple[tuple[str, ...], str, ReadQuery]:
+        key = (request.path, request.query)
+        target = self._targets.get(key)
+        if target is None:
+            limits = self._service.limits
+            channels, rest = channels_of(request.path, limits.max_channels_per_request)
+            target = channels, rest, read_query(request.query, limits, history=bool(rest))
+            if len(request.path) + len(request.query) <= _MAX_REMEMBERED_CHARACTERS:
+                if len(self._targets) >= _REMEMBERED:
+                    self._targets.clear()
+                self._targets[key] = target
+        return target
+
+    def _read(self, exchange: Exchange, cors: Cors) -> None:
+        service = self._service
+        request = exchange.request
+        channels, rest, query = self._target(request)
+        identity = identity_of(request, service.rules)
+        if rest == "presence":
+            service.rules.check(identity, Action.PRESENCE, channels)
+            self._presence(exchange, channels, cors)
+            return
+        service.rules.check(identity, Action.READ, channels)
+        start = query.start
+        resumed = request.headers.get(b"last-event-id")
+        if resumed:
+            start = lenient_start(resumed.decode("latin-1"))
+        if rest == "history" or request.method == "HEAD":
+            serve_page(service, exchange, channels, query, start, cors, rest or "poll")
+        elif query.transport is None and request.is_upgrade:
+            serve_websocket(service, exchange, channels, start, identity)
+        else:
+            transport = query.transport or transport_of(request, query)
+            _SERVE[transport](service, exchange, channels, query, start, cors, transport)
+
+    def _publish(self, exchange: Exchange, channels: tuple[str, ...], cors: Cors) -> None:
+        service = self._service
+        request = exchange.request
+        if len(channels) > 1:
+            raise BadRequest("a POST publishes to one channel")
+        query = publish_query(request.query, service.limits)
+        identity = identity_of(request, service.rules)
+        service.rules.check(identity, Action.PUBLISH, channels)
+        serve_publish(service, exchange, channels[0], query, identity, cors)
+
+    def _delete(self, exchange: Exchange, channels: tuple[str, ...], cors: Cors) -> None:
+        service = self._service
+        if len(channels) > 1:
+            raise BadRequest("a DELETE empties one channel")
+        identity = identity_of(exchange.request, service.rules)
+        service.rules.check(identity, Action.DELETE, channels)
+        exchange.attend(Page(), "delete")
+        service.hub.broker.log.trim(channels[0], partial(_deleted, exchange, cors))
+
+    def _presence(self, exchange: Exchange, channels: tuple[str, ...], cors: Cors) -> None:
+        exchange.attend(Page(), "presence")
+        hub = self._service.hub
+        found = [{"channel": channel, "subscribers": hub.subscribers(channel)} for channel in channels]
+        exchange.respond(200, json_headers(cors), dump(found[0] if len(found) == 1 else found))
+
+
+def _deleted(exchange: Exchange, cors: Cors, head: Head | EverywireError) -> None:
+    if isinstance(head, EverywireError):
+        refuse(exchange, head, cors)
+    else:
+        exchange.respond(204, [header for header in json_headers(cors) if header[0] != b"content-type"])
+
+
+def _refuse_method(exchange: Exchange, rest: str, cors: Cors) -> None:
+    allow: Headers = [(b"allow", _ALLOWED[rest])]
+    if exchange.request.is_upgrade:
+        allow = [(b"allow", b"GET")]
+    error = RequestError(f"{exchange.request.method[:20]} is not known here", code=codes.METHOD_NOT_FOUND)
+    refuse(exchange, error, cors, allow)
+
+
+def transport_of(request: Request, query: ReadQuery) -> str:
+    """Choose the transport of a GET that names none: by Accept, then by ``wait=``."""
+    accept = request.headers.get(b"accept")
+    if accept is not None:
+        chosen = _streaming_type(accept[:512])
+        if chosen is not None:
+            return chosen
+    return "long-poll" if query.wait_s else "poll"
+
+
+@lru_cache(maxsize=512)
+def _streaming_type(accept: bytes) -> str | None:
+    """Return the first streaming transport that an Accept header asks for (RFC 9110 §12.5.1)."""
+    for part in accept.decode("latin-1").lower().split(","):
+        media, *parameters = [piece.strip() for piece in part.split(";")]
+        if any(piece.replace(" ", "") in ("q=0", "q=0.0", "q=0.00", "q=0.000") for piece in parameters):
+            continue
+        if media == "text/event-stream":
+            return "sse"
+        if media == "application/x-ndjson":
+            return "stream"
+    return None

@@ -1,0 +1,139 @@
+"""Polling: one page of publications after a position, and where to go on.
+
+The answer says when to ask again (``Retry-After``). Its ETag covers the first and last
+offset served, and a matching ``If-None-Match`` is answered 304; what is served is chosen by
+the position alone. A full page after a given position never changes, so caches may keep it
+when anyone may read the channels. ``HEAD`` and ``/history`` are answered here too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from hashlib import blake2b
+from typing import Final
+
+from everywire.core.errors import EverywireError
+from everywire.core.publication import Gap, Publication
+from everywire.hub.fetch import Fetched
+from everywire.hub.interfaces import Item
+from everywire.hub.policy import Action
+from everywire.hub.recovery import EARLIEST, Start
+from everywire.transports.encoders import PAGE
+from everywire.transports.exchange import Exchange
+from everywire.transports.service import JSON_TYPE, NOSNIFF, VARY, Service, json_headers, refuse
+from everywire.transports.target import ReadQuery
+
+__all__ = ["retry_after_s", "serve_page"]
+
+_PUBLIC: Final = (b"cache-control", b"public, max-age=60")
+_TAGS: Final = re.compile(r'(?:W/)?"[^"]*"')
+_MIN_RETRY_S: Final = 1
+_MAX_RETRY_S: Final = 30
+
+
+def serve_page(
+    service: Service,
+    exchange: Exchange,
+    channels: tuple[str, ...],
+    query: ReadQuery,
+    start: Start | None,
+    cors: tuple[tuple[bytes, bytes], ...],
+    transport: str,
+) -> None:
+    """Answer one page."""
+    exchange.attend(Page(), transport)
+    finish = partial(_finish, service, exchange, channels, query, start, cors)
+    service.hub.fetch(channels, start or EARLIEST, query.limit, finish)
+
+
+class Page:
+    """The driver of an answer that is given as soon as the log was read: nothing to be told."""
+
+    __slots__ = ("is_gone",)
+
+    def __init__(self) -> None:
+        self.is_gone = False
+
+    def stalled(self) -> None:
+        """Hear nothing of interest: the answer is whole."""
+
+    def writable(self) -> None:
+        """Hear nothing of interest."""
+
+    def gone(self, reason: str) -> None:
+        """Note that nobody waits for the answer."""
+        self.is_gone = True
+
+    def drain(self, retry_ms: int) -> None:
+        """Let the answer, which is on its way, be given."""
+
+
+def _finish(
+    service: Service,
+    exchange: Exchange,
+    channels: tuple[str, ...],
+    query: ReadQuery,
+    start: Start | None,
+    cors: tuple[tuple[bytes, bytes], ...],
+    fetched: Fetched | EverywireError,
+) -> None:
+    if isinstance(fetched, EverywireError):
+        refuse(exchange, fetched, cors)
+        return
+    items: list[Item] = []
+    for here in fetched.slices:
+        if here.gap is not None:
+            items.append(Item(here.channel, here.gap, ""))
+        items += [Item(here.channel, publication, "") for publication in here.publications]
+    tag = etag(fetched)
+    is_final = fetched.has_more and start is not None and start.position is not None
+    is_final = is_final and not fetched.new and not any(isinstance(item.content, Gap) for item in items)
+    headers = [*json_headers(cors), (b"etag", tag), *_standing(fetched, channels)]
+    headers.append((b"retry-after", b"%d" % (0 if fetched.has_more else retry_after_s(items))))
+    if is_final and all(service.rules.is_public(Action.READ, channel) for channel in channels):
+        headers = [JSON_TYPE, _PUBLIC, VARY, NOSNIFF, *cors, *headers[len(json_headers(cors)) :]]
+    wanted = exchange.request.header(b"if-none-match")
+    if wanted is not None and _matches(wanted, tag.decode("ascii")):
+        exchange.respond(304, [header for header in headers if header != JSON_TYPE])
+        return
+    exchange.note(sum(isinstance(item.content, Publication) for item in items))
+    encoder = PAGE[len(channels) > 1]
+    exchange.respond(200, headers, encoder.page(items, fetched.position, fetched.new))
+
+
+def _standing(fetched: Fetched, channels: Sequence[str]) -> list[tuple[bytes, bytes]]:
+    headers = [(b"everywire-position", fetched.position.encode("ascii"))]
+    if len(channels) == 1:
+        head = fetched.slices[0].head
+        headers.append((b"everywire-epoch", head.epoch.encode("ascii")))
+        headers.append((b"everywire-offset", b"%d" % (head.last if head.exists else 0)))
+    return headers
+
+
+def etag(fetched: Fetched) -> bytes:
+    """Make the entity tag of a page: epoch, first and last offset of each channel."""
+    parts = []
+    for here in fetched.slices:
+        first = here.publications[0].offset if here.publications else here.last + 1
+        gap = "" if here.gap is None else f"-{here.gap.reason}{here.gap.first}"
+        parts.append(f"{here.channel}-{here.head.epoch}-{first}-{here.last}{gap}")
+    digest = blake2b("|".join(parts).encode("ascii"), digest_size=12).hexdigest()
+    return b'"%s"' % digest.encode("ascii")
+
+
+def _matches(header: str, tag: str) -> bool:
+    """Compare weakly (RFC 9110 §8.8.3.2, §13.1.2)."""
+    if header.strip() == "*":
+        return True
+    return any(found.removeprefix("W/") == tag for found in _TAGS.findall(header[:4096]))
+
+
+def retry_after_s(items: Sequence[Item]) -> int:
+    """Hint when to ask again: about as long as two publications were apart lately."""
+    times = [item.content.time_ms for item in items if isinstance(item.content, Publication)]
+    if len(times) < 2:
+        return _MIN_RETRY_S
+    apart_s = abs(times[-1] - times[0]) / 1000 / (len(times) - 1)
+    return min(max(round(apart_s), _MIN_RETRY_S), _MAX_RETRY_S)

@@ -1,0 +1,131 @@
+"""Publishing: the body of a POST, or a message of a WebSocket, becomes a publication.
+
+The data is kept as it came. A JSON type, no type, or curl's default type make it JSON,
+which is parsed once to know that it is; any other type makes it bytes of that type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from hashlib import blake2b
+from typing import Final
+
+from everywire.brokers.base import Appended
+from everywire.codecs.json_text import check_json, dump
+from everywire.core.errors import BadRequest, EverywireError, TooLarge
+from everywire.core.limits import Limits
+from everywire.core.position import Place, encode_position
+from everywire.core.publication import JSON, Draft
+from everywire.hub.policy import Identity
+from everywire.transports.exchange import Exchange
+from everywire.transports.poll import Page
+from everywire.transports.service import Service, json_headers, refuse
+from everywire.transports.target import PublishQuery
+
+__all__ = ["make_draft", "serve_publish"]
+
+_FORM: Final = "application/x-www-form-urlencoded"
+_MAX_TYPE_CHARACTERS: Final = 255
+
+
+def serve_publish(
+    service: Service,
+    exchange: Exchange,
+    channel: str,
+    query: PublishQuery,
+    identity: Identity,
+    cors: tuple[tuple[bytes, bytes], ...],
+) -> None:
+    """Take the body and publish it: 201, 200 for a replay, 422 for a key of another body."""
+    exchange.attend(Page(), "publish")
+    key = _idempotency_key(exchange, service.limits)
+
+    def take(body: bytes) -> None:
+        try:
+            content_type = _content_type(exchange.request.header(b"content-type"))
+            draft = make_draft(
+                channel,
+                body,
+                service.limits,
+                content_type=content_type,
+                event=query.event,
+                tags=query.tags,
+                key=None if key is None else f"{identity.name}\0{key}",
+            )
+        except EverywireError as error:
+            refuse(exchange, error, cors)
+            return
+        service.hub.publish(draft, partial(_answer, service, exchange, channel, cors))
+
+    exchange.read_body(service.limits.max_body_bytes, take)
+
+
+def _answer(
+    service: Service,
+    exchange: Exchange,
+    channel: str,
+    cors: tuple[tuple[bytes, bytes], ...],
+    appended: Appended | EverywireError,
+) -> None:
+    if isinstance(appended, EverywireError):
+        refuse(exchange, appended, cors)
+        return
+    body = {
+        "offset": appended.offset,
+        "epoch": appended.epoch,
+        "position": encode_position([(channel, Place(appended.epoch, appended.offset))]),
+        "subscribers": service.hub.subscribers(channel),
+    }
+    exchange.respond(200 if appended.replayed else 201, json_headers(cors), dump(body))
+
+
+def make_draft(
+    channel: str,
+    data: bytes,
+    limits: Limits,
+    *,
+    content_type: str = JSON,
+    event: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    key: str | None = None,
+) -> Draft:
+    """Check data and make a draft of it; raise `BadRequest` or `TooLarge`."""
+    if len(data) > limits.max_body_bytes:
+        raise TooLarge(f"a publication is at most {limits.max_body_bytes} bytes")
+    if content_type == JSON:
+        try:
+            check_json(data)
+        except ValueError as error:
+            raise BadRequest(
+                f"the data is not JSON ({str(error)[:100]}); for other data name its Content-Type"
+            ) from None
+    fingerprint = b""
+    if key is not None:
+        digest = blake2b(digest_size=16)
+        for part in (content_type, event or "", dump(tags or {}).decode()):
+            digest.update(part.encode() + b"\0")
+        digest.update(data)
+        fingerprint = digest.digest()
+    return Draft(channel, data, content_type, event, tags, None, key, fingerprint)
+
+
+def _content_type(header: str | None) -> str:
+    """Return what a Content-Type makes of a body: `JSON`, or the type itself."""
+    if header is None or not header.strip():
+        return JSON
+    essence = header.partition(";")[0].strip().lower()
+    if essence == _FORM or essence == "application/json" or essence.endswith("+json"):
+        return JSON
+    if len(header) > _MAX_TYPE_CHARACTERS or "/" not in essence or not header.isascii():
+        raise BadRequest("the Content-Type is malformed")
+    return header.strip()
+
+
+def _idempotency_key(exchange: Exchange, limits: Limits) -> str | None:
+    key = exchange.request.header(b"idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= limits.max_idempotency_key_bytes or not key.isascii():
+        raise BadRequest(f"an Idempotency-Key is 1 to {limits.max_idempotency_key_bytes} ASCII characters")
+    return key

@@ -1,0 +1,88 @@
+"""What every transport works with, and how each answers: one place for headers and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from everywire.codecs.json_text import dump
+from everywire.core import codes
+from everywire.core.errors import EverywireError
+from everywire.core.limits import Limits
+from everywire.hub.hub import Hub
+from everywire.hub.policy import NOBODY, Identity, Rules
+from everywire.transports.exchange import Exchange, Headers, Request
+from everywire.transports.gate import Gate
+
+__all__ = ["JSON_TYPE", "Service", "identity_of", "json_headers", "refuse", "stream_headers"]
+
+JSON_TYPE: Final = (b"content-type", b"application/json")
+VARY: Final = (b"vary", b"Origin, Accept")
+PRIVATE: Final = (b"cache-control", b"private, no-store")
+NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+
+
+class Service:
+    """The parts that transports share: hub, rules, gate and limits."""
+
+    __slots__ = ("gate", "hub", "limits", "rules")
+
+    def __init__(self, hub: Hub, rules: Rules, gate: Gate, limits: Limits) -> None:
+        self.hub = hub
+        self.rules = rules
+        self.gate = gate
+        self.limits = limits
+
+
+def identity_of(request: Request, rules: Rules) -> Identity:
+    """Return who sends the request: ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``, or nobody.
+
+    Raises an error with code 101 when there is a credential and it is not valid.
+    """
+    headers = request.headers
+    authorization = headers.get(b"authorization")
+    if authorization is not None:
+        scheme, _, credential = authorization.decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer" or not credential.strip():
+            raise EverywireError("the Authorization scheme here is Bearer", code=codes.UNAUTHORIZED)
+        return rules.identify(credential.strip())
+    key = headers.get(b"x-api-key")
+    return NOBODY if key is None else rules.identify(key.decode("latin-1"))
+
+
+@lru_cache(maxsize=256)
+def json_headers(cors: tuple[tuple[bytes, bytes], ...]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the head of a JSON answer that no cache may keep."""
+    return (JSON_TYPE, PRIVATE, VARY, NOSNIFF, *cors)
+
+
+@lru_cache(maxsize=256)
+def stream_headers(
+    content_type: bytes, cors: tuple[tuple[bytes, bytes], ...]
+) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the head of an answer that never ends, and that no proxy may hold back or compress."""
+    return (
+        (b"content-type", content_type),
+        (b"cache-control", b"private, no-store, no-transform"),
+        (b"x-accel-buffering", b"no"),
+        VARY,
+        NOSNIFF,
+        *cors,
+    )
+
+
+def refuse(
+    exchange: Exchange, error: EverywireError, cors: Sequence[tuple[bytes, bytes]] = (), extra: Headers = ()
+) -> None:
+    """Answer with an error: its status, and a JSON object that says code, name and what to do."""
+    code = error.code
+    detail: dict[str, object] = {"code": code.number, "name": code.name, "message": error.sentence}
+    if error.channel is not None:
+        detail["channel"] = error.channel
+    headers = [*json_headers(tuple(cors)), *extra]
+    if code is codes.UNAUTHORIZED:
+        headers.append((b"www-authenticate", b"Bearer"))
+    elif code.status in (429, 503):
+        headers.append((b"retry-after", b"5"))
+    exchange.respond(code.status or 500, headers, dump({"error": detail}))

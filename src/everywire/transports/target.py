@@ -1,0 +1,179 @@
+"""What a request to ``/channels/…`` asks for: channels, and the query's values.
+
+Everything is checked here, once for all transports; what is wrong is a 400 that says what
+would be right.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from everywire.core import codes
+from everywire.core.errors import BadChannelName, BadPosition, BadRequest, RequestError
+from everywire.core.limits import Limits
+from everywire.core.names import check_name
+from everywire.core.position import Position
+from everywire.core.publication import RESERVED_EVENTS
+from everywire.hub.recovery import EARLIEST, LATEST, UNREADABLE, Start
+
+__all__ = ["PREFIX", "TRANSPORTS", "PublishQuery", "ReadQuery", "channels_of", "publish_query", "read_query"]
+
+PREFIX: Final = "/channels/"
+TRANSPORTS: Final = ("poll", "long-poll", "stream", "sse")
+"""The values of ``?transport=``."""
+
+_WORDS: Final = {"earliest": EARLIEST, "latest": LATEST}
+_READ_NAMES: Final = ("transport", "wait", "after", "last_event_id", "limit")
+_HISTORY_NAMES: Final = ("after", "last_event_id", "limit")
+_PUBLISH_NAMES: Final = ("event", "tag")
+_MAX_FIELDS: Final = 64
+
+
+class ReadQuery(NamedTuple):
+    """The query of a GET. ``start`` is None when no position was given."""
+
+    transport: str | None = None
+    wait_s: float | None = None
+    start: Start | None = None
+    limit: int = 0
+
+
+class PublishQuery(NamedTuple):
+    """The query of a POST."""
+
+    event: str | None
+    tags: dict[str, str] | None
+
+
+def channels_of(path: str, max_channels: int) -> tuple[tuple[str, ...], str]:
+    """Split ``/channels/a,b/history`` into channel names and what follows them ("" or "history")."""
+    names, slash, rest = path[len(PREFIX) :].partition("/")
+    if slash and rest not in ("history", "presence"):
+        raise RequestError(
+            "there is nothing here; a channel has /history and /presence", code=codes.UNKNOWN_CHANNEL
+        )
+    return _channels(names, max_channels), rest
+
+
+def _channels(names: str, max_channels: int) -> tuple[str, ...]:
+    parts = names.split(",")
+    if len(parts) > max_channels:
+        raise BadRequest(f"a request may name at most {max_channels} channels")
+    try:
+        decoded = [unquote_to_bytes(part).decode("ascii") for part in parts]
+    except UnicodeDecodeError:
+        raise BadChannelName("a channel name is ASCII; see the documentation for its characters") from None
+    # Sorted and without repetition: the same set of channels is the same group of readers.
+    return tuple(sorted({check_name(part) for part in decoded}))
+
+
+def read_query(query: str, limits: Limits, *, history: bool = False) -> ReadQuery:
+    """Parse the query of a GET; raise `BadRequest` or `BadPosition`."""
+    values = _fields(query, _HISTORY_NAMES if history else _READ_NAMES)
+    transport = values.get("transport")
+    if transport is not None and transport not in TRANSPORTS:
+        raise BadRequest(f"transport is one of {', '.join(TRANSPORTS)}")
+    lenient = values.get("last_event_id")
+    strict = values.get("after")
+    start = None
+    if strict is not None:
+        # Checked also when last_event_id wins: a client that sends nonsense should hear of it.
+        start = _WORDS.get(strict) or Start(Position.decode(strict))
+    if lenient:
+        start = lenient_start(lenient)
+    return ReadQuery(
+        transport, _wait(values.get("wait"), limits), start, _limit(values.get("limit"), limits)
+    )
+
+
+def lenient_start(text: str) -> Start:
+    """Read a position as `Last-Event-ID` brings it: what cannot be read is a reset, never an error."""
+    word = _WORDS.get(text)
+    if word is not None:
+        return word
+    try:
+        return Start(Position.decode(text))
+    except BadPosition:
+        return UNREADABLE
+
+
+def publish_query(query: str, limits: Limits) -> PublishQuery:
+    """Parse the query of a POST; raise `BadRequest`."""
+    if not query:
+        return PublishQuery(None, None)
+    event: str | None = None
+    tags: dict[str, str] = {}
+    for name, value in _pairs(query, _PUBLISH_NAMES):
+        if name == "event":
+            if event is not None:
+                raise BadRequest("event was given twice")
+            event = check_event(value, limits)
+        else:
+            key, colon, content = value.partition(":")
+            if not colon or not key:
+                raise BadRequest("a tag is key:value")
+            tags[key] = content
+    return PublishQuery(event, check_tags(tags, limits))
+
+
+def check_event(event: str, limits: Limits) -> str:
+    """Return the event name if it may be one; raise `BadRequest` if not."""
+    if event in RESERVED_EVENTS:
+        raise BadRequest(f"the event names {', '.join(sorted(RESERVED_EVENTS))} are the wires' own")
+    size = len(event.encode("utf-8", "surrogatepass"))
+    if not 0 < size <= limits.max_event_bytes or not event.isprintable():
+        raise BadRequest(f"an event name is 1 to {limits.max_event_bytes} bytes of printable text")
+    return event
+
+
+def check_tags(tags: dict[str, str], limits: Limits) -> dict[str, str] | None:
+    """Return the tags if they may be some, None for none; raise `BadRequest` if they may not."""
+    if len(tags) > limits.max_tags:
+        raise BadRequest(f"a publication has at most {limits.max_tags} tags")
+    for key, value in tags.items():
+        if len(f"{key}{value}".encode("utf-8", "surrogatepass")) > limits.max_tag_bytes:
+            raise BadRequest(f"a tag is at most {limits.max_tag_bytes} bytes")
+        if not (key + value).isprintable():
+            raise BadRequest("a tag is printable text")
+    return tags or None
+
+
+def _wait(text: str | None, limits: Limits) -> float | None:
+    if text is None:
+        return None
+    # Digits and one point: float() alone would take "nan", "1e3" and "1_0".
+    if not text.replace(".", "", 1).isascii() or not text.replace(".", "", 1).isdigit() or len(text) > 20:
+        raise BadRequest(f"wait is a number of seconds from 0 to {limits.max_wait_s:g}")
+    return min(float(text), limits.max_wait_s)
+
+
+def _limit(text: str | None, limits: Limits) -> int:
+    most = limits.max_page_publications
+    if text is None:
+        return most
+    if not text.isascii() or not text.isdigit() or len(text) > 20 or not int(text):
+        raise BadRequest(f"limit is a whole number from 1 to {most}")
+    return min(int(text), most)
+
+
+def _fields(query: str, allowed: tuple[str, ...]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for name, value in _pairs(query, allowed):
+        if name in values:
+            raise BadRequest(f"{name} was given twice")
+        values[name] = value
+    return values
+
+
+def _pairs(query: str, allowed: tuple[str, ...]) -> list[tuple[str, str]]:
+    if not query:
+        return []
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
+    except ValueError:  # too many fields, or no UTF-8
+        raise BadRequest("the query is malformed") from None
+    for name, _ in pairs:
+        if name not in allowed:
+            raise BadRequest(f"the query may hold {', '.join(allowed)}; not {name[:40]!r}")
+    return pairs
