@@ -73,6 +73,8 @@ class _Events:
     """What the parser found: its callbacks, by the names that httptools gives them."""
 
     def __init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.may_be_kept = False
         self.headers: dict[str, str] = {}
         self.body: deque[bytes] = deque()
         self.head_is_complete = False
@@ -90,6 +92,8 @@ class _Events:
 
     def on_headers_complete(self) -> None:
         self.head_is_complete = True
+        # llhttp knows this only inside of its callbacks.
+        self.may_be_kept = self.parser.should_keep_alive()
 
     def on_body(self, body: bytes) -> None:
         self.body.append(body)
@@ -201,7 +205,7 @@ class HttpResponse:
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
         self._events = _Events()
-        self._parser = httptools.HttpResponseParser(self._events)
+        self._parser = self._events.parser
         self.status = 0
         self.upgraded: bytes | None = None
         """After 101: the bytes that came behind the head already."""
@@ -261,7 +265,7 @@ class HttpResponse:
             size += len(piece)
             if size > max_bytes:
                 raise Refused(f"the answer is larger than {max_bytes} bytes")
-        self._connection.finished(self._parser.should_keep_alive())
+        self._connection.finished(self._events.may_be_kept)
         return b"".join(pieces)
 
 

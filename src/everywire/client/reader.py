@@ -93,7 +93,11 @@ async def subscribe(
                 reason = error.sentence
                 hint_s = error.retry_after_s
             await http.close()
-            delay_s = backoff.next_delay_s(attempt.retry_after_s if hint_s is None else hint_s)
+            if hint_s is None:
+                # Said on the connection that ended: it counts for the first attempt after it.
+                hint_s = attempt.retry_after_s
+            attempt.retry_after_s = None
+            delay_s = backoff.next_delay_s(hint_s)
             if lost is not None:
                 lost(reason, delay_s)
             await asyncio.sleep(delay_s)

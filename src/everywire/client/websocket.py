@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from everywire.client.errors import ConnectionLost, Refused
-from everywire.client.items import Item, decode_object, read_object
-from everywire.client.wires import MAX_ERROR_BYTES, Attempt, failure
+from everywire.client.items import Item, decode_object
+from everywire.client.wires import MAX_ERROR_BYTES, Attempt, failure, is_final
 from everywire.codecs.websocket import (
     BinaryMessage,
     CloseReceived,
@@ -39,7 +39,7 @@ async def websocket(attempt: Attempt) -> AsyncGenerator[Item, None]:
         while True:
             for event in codec.receive_data(data):
                 if isinstance(event, TextMessage):
-                    item = _read_envelope(attempt, event.data)
+                    item = attempt.take(decode_object(event.data))
                     if item is not None:
                         yield item
                 elif isinstance(event, BinaryMessage):
@@ -81,15 +81,8 @@ async def _open(attempt: Attempt) -> tuple[WebSocketCodec, bytes]:
     return WebSocketCodec(Role.CLIENT, max_message_bytes=MAX_MESSAGE_BYTES), response.upgraded or b""
 
 
-def _read_envelope(attempt: Attempt, text: bytes) -> Item | None:
-    value = decode_object(text)
-    attempt.position = value.get("position") or attempt.position
-    return read_object(value, attempt.channels)
-
-
 def _ended(code: int, reason: str) -> ConnectionLost | Refused:
-    """Say what a close code means: from 3500 and from 4500 on, never to come back."""
     sentence = f"the server closed with {code}" + (f": {reason}" if reason else "")
-    if 3500 <= code <= 3999 or 4500 <= code <= 4999:
+    if is_final(code):
         return Refused(sentence, code)
     return ConnectionLost(sentence)

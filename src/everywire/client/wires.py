@@ -28,7 +28,7 @@ from everywire.client.items import (
 from everywire.codecs.lines import LineSplitter
 from everywire.codecs.sse_decoder import SseDecoder, SseEvent
 
-__all__ = ["Attempt", "Wire", "failure", "long_poll", "poll", "sse", "stream"]
+__all__ = ["Attempt", "Wire", "failure", "is_final", "long_poll", "poll", "sse", "stream"]
 
 WAIT_S: Final = 25
 POLL_INTERVAL_S: Final = 1.0
@@ -59,6 +59,27 @@ class Attempt:
     def query(self, **more: str) -> dict[str, str]:
         """Return the query that asks from where the reader stands."""
         return {"after": self.position, **more} if self.position is not None else more
+
+    def take(self, value: Mapping[str, Any]) -> Item | None:
+        """Read the object of a line or envelope, and learn from it."""
+        self.position = value.get("position") or self.position
+        notice = value.get("disconnect")
+        if isinstance(notice, dict):
+            self.told_to_leave(notice)
+        return read_object(value, self.channels)
+
+    def told_to_leave(self, notice: Mapping[str, Any]) -> None:
+        """Note when to come back; raise `Refused` when the code says never."""
+        code = notice.get("code")
+        if isinstance(code, int) and is_final(code):
+            raise Refused(f"the server ended it with {code}: {notice.get('reason')}", code)
+        if isinstance(retry_ms := notice.get("retry"), int):
+            self.retry_after_s = retry_ms / 1000
+
+
+def is_final(code: int) -> bool:
+    """Say whether a close code means never to come back."""
+    return 3500 <= code <= 3999 or 4500 <= code <= 4999
 
 
 Wire = Callable[[Attempt], AsyncGenerator[Item, None]]
@@ -125,18 +146,21 @@ async def poll(attempt: Attempt) -> AsyncGenerator[Item, None]:
         for item in items:
             attempt.position = item.position or attempt.position
             yield item
-        if not items:
-            await asyncio.sleep(POLL_INTERVAL_S if hint_s is None else hint_s)
+        if hint_s is None:
+            hint_s = 0.0 if items else POLL_INTERVAL_S
+        await asyncio.sleep(hint_s)
 
 
 async def long_poll(attempt: Attempt) -> AsyncGenerator[Item, None]:
     """Ask again and again; the server holds each question until there is an answer."""
     attempt.position = attempt.position or "latest"
     while True:
-        items, _ = await _ask(attempt, attempt.query(wait=str(WAIT_S)), WAIT_S + 30.0)
+        items, hint_s = await _ask(attempt, attempt.query(wait=str(WAIT_S)), WAIT_S + 30.0)
         for item in items:
             attempt.position = item.position or attempt.position
             yield item
+        if hint_s:
+            await asyncio.sleep(hint_s)
 
 
 async def stream(attempt: Attempt) -> AsyncGenerator[Item, None]:
@@ -145,11 +169,7 @@ async def stream(attempt: Attempt) -> AsyncGenerator[Item, None]:
     splitter = LineSplitter()
     while data := await response.read_some(attempt.idle_timeout_s):
         for line in splitter.receive_data(data):
-            value = decode_object(line)
-            if (retry_ms := value.get("retry")) is not None:
-                attempt.retry_after_s = retry_ms / 1000
-            item = read_object(value, attempt.channels)
-            attempt.position = value.get("position") or attempt.position
+            item = attempt.take(decode_object(line))
             if item is not None:
                 yield item
 
@@ -160,6 +180,9 @@ async def sse(attempt: Attempt) -> AsyncGenerator[Item, None]:
     decoder = SseDecoder(last_event_id=attempt.position or "")
     while data := await response.read_some(attempt.idle_timeout_s):
         for event in decoder.receive_data(data):
+            if event.event == "error":
+                attempt.told_to_leave(decode_object(event.data))
+                continue
             item = _item_of_event(event, attempt.channels)
             attempt.position = event.id or attempt.position
             if item is not None:
@@ -171,7 +194,7 @@ async def sse(attempt: Attempt) -> AsyncGenerator[Item, None]:
 
 def _item_of_event(event: SseEvent, channels: Sequence[str]) -> Item | None:
     """Read an event. Its data is the publication's; for several channels, an object that names one."""
-    if event.event in ("error", "open"):
+    if event.event == "open":
         return None
     try:
         value: Any = msgspec.json.decode(event.data)

@@ -50,8 +50,12 @@ def load_settings(
     config: str | None = None,
     environ: Mapping[str, str] | None = None,
     flags: Iterable[Flag] = (),
+    more_sockets: Iterable[str] = (),
 ) -> Settings:
-    """Read and check all settings; raise `SettingsError` at the first wrong one."""
+    """Read and check all settings; raise `SettingsError` at the first wrong one.
+
+    ``more_sockets`` are paths of unix sockets (``--unix``), each a listener besides the others.
+    """
     tree = _Tree()
     if config is not None:
         tree.add_file(config)
@@ -60,6 +64,8 @@ def load_settings(
             tree.add_variable(variable, text)
     for flag in flags:
         tree.put(flag.path, flag.value, flag.flag)
+    for path in more_sockets:
+        tree.append_listener({"unix": path}, "--unix")
     return tree.convert()
 
 
@@ -119,6 +125,14 @@ class _Tree:
         for known in [known for known in self._sources if known[: len(path)] == path]:
             del self._sources[known]
         self._sources[path] = source
+
+    def append_listener(self, listen: Mapping[str, object], source: str) -> None:
+        """Add a listener; the default one stays when there is no other yet."""
+        present = self._root.get("listen")
+        if not isinstance(present, dict | list):
+            self.put(("listen", 0), {}, source)
+            present = [{}]
+        self.put(("listen", len(present)), dict(listen), source)
 
     def convert(self) -> Settings:
         """Make the settings of the tree, or say what is wrong with it."""
