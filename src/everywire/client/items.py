@@ -1,28 +1,33 @@
 """What a reader gets: publications as received, and gaps as told, whatever transport carried them.
 
-Shapes are those of the plain transports: JSON objects with ``data`` or ``data_base64``, ``event``,
-``tags``, ``time``, ``offset``, ``channel``, ``position``, or with ``gap``.
+The shapes are those of the plain transports: a JSON object for each publication or gap, and a page
+of them as the answer of a poll. What a server sends is checked against them; anything else is a
+broken server, and so a `ConnectionLost`.
 """
 
 from __future__ import annotations
 
 import binascii
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
 from everywire.client.errors import ConnectionLost
 from everywire.core.errors import BadPosition
 from everywire.core.position import Place, Position, encode_position
 
 __all__ = [
+    "GapObject",
     "Item",
     "Missed",
+    "Notice",
+    "PageObject",
+    "PublicationObject",
     "Received",
-    "decode_object",
-    "items_of_answer",
-    "offset_in",
+    "decode",
+    "items_of_page",
     "read_gap",
     "read_object",
 ]
@@ -56,55 +61,85 @@ class Missed(NamedTuple):
 Item = Received | Missed
 
 
-def decode_object(text: bytes | str) -> dict[str, Any]:
-    """Decode the JSON object of a line or message."""
+class GapObject(Struct, rename={"first": "from", "last": "to"}):
+    """A gap on the wire; ``channel`` when there are several."""
+
+    reason: str
+    first: int | None = None
+    last: int | None = None
+    channel: str | None = None
+
+
+class Notice(Struct):
+    """The server's last words: why, and in how many milliseconds to come back."""
+
+    code: int = 0
+    reason: str = ""
+    retry: int | None = None
+
+
+class PublicationObject(Struct):
+    """A publication on the wire, or what else a line or envelope may say."""
+
+    data: Any = UNSET
+    data_base64: str | UnsetType = UNSET
+    content_type: str | None = None
+    offset: int | None = None
+    event: str | None = None
+    tags: dict[str, str] | None = None
+    time: Any = None
+    channel: str | None = None
+    position: str | None = None
+    gap: GapObject | None = None
+    disconnect: Notice | None = None
+
+
+class PageObject(Struct):
+    """The answer of a poll; its gaps are a list when there are several channels."""
+
+    publications: list[PublicationObject] = []
+    position: str | None = None
+    gap: GapObject | list[GapObject] | None = None
+
+
+T = TypeVar("T")
+
+
+def decode(text: bytes | str, kind: type[T]) -> T:
+    """Decode JSON of this kind; raise `ConnectionLost` when it is none."""
     try:
-        value = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise ConnectionLost(f"the server sent no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ConnectionLost("the server sent something other than a JSON object")
-    return value
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConnectionLost(f"the server sent what is not Everywire's: {error}") from None
 
 
-def read_object(value: Mapping[str, Any], channels: Sequence[str]) -> Item | None:
-    """Read the object of a line, an envelope or an answer's publication; None when it tells neither a
-    publication nor a gap."""
-    position = value.get("position")
-    gap = value.get("gap")
-    if gap is not None:
-        return read_gap(gap, channels, position)
-    channel = value.get("channel", channels[0])
-    if "data" in value:
-        data = value["data"]
-    elif "data_base64" in value:
-        data = from_base64(value["data_base64"])
+def read_object(value: PublicationObject, channels: Sequence[str]) -> Item | None:
+    """Read the object of a line, an envelope or a page; None when it is neither publication nor gap."""
+    if value.gap is not None:
+        return read_gap(value.gap, channels, value.position)
+    if not isinstance(value.data_base64, UnsetType):
+        data = from_base64(value.data_base64)
+    elif value.data is not UNSET:
+        data = value.data
     else:
         return None
-    offset = value.get("offset")
+    channel = value.channel or channels[0]
+    offset = offset_in(value.position, channel) if value.offset is None else value.offset
     return Received(
-        channel,
-        offset_in(position, channel) if offset is None else offset,
-        data,
-        value.get("event"),
-        value.get("tags"),
-        value.get("time"),
-        position,
-        value.get("content_type"),
+        channel, offset, data, value.event, value.tags, value.time, value.position, value.content_type
     )
 
 
-def read_gap(gap: Mapping[str, Any], channels: Sequence[str], position: str | None) -> Missed:
+def read_gap(gap: GapObject, channels: Sequence[str], position: str | None) -> Missed:
     """Read the object that says what was missed."""
-    channel = gap.get("channel", channels[0])
-    return Missed(channel, gap.get("from"), gap.get("to"), str(gap.get("reason")), position)
+    return Missed(gap.channel or channels[0], gap.first, gap.last, gap.reason, position)
 
 
 def from_base64(text: str) -> bytes:
     """Decode base64 as a text transport carries binary data."""
     try:
         return binascii.a2b_base64(text, strict_mode=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise ConnectionLost("the server sent damaged base64") from None
 
 
@@ -121,23 +156,20 @@ def _place(position: str | None, channel: str) -> Place | None:
         return None
 
 
-def items_of_answer(answer: Mapping[str, Any], channels: Sequence[str]) -> tuple[list[Item], str | None]:
-    """Read a JSON answer: its gaps and publications in order, and the position after all of them.
+def items_of_page(page: PageObject, channels: Sequence[str]) -> list[Item]:
+    """Read a page: its gaps, then its publications in order.
 
-    An answer has one position for all that it holds. Each item is given its own here, made of the
+    A page has one position for all that it holds. Each item is given its own here, made of the
     offsets, so that a reader that stops in the middle can go on from there.
     """
-    final = answer.get("position")
-    gaps = answer.get("gap") or []
-    items: list[Item] = [
-        read_gap(gap, channels, None) for gap in (gaps if isinstance(gaps, list) else [gaps])
-    ]
-    for row in answer.get("publications", ()):
+    gaps = page.gap if isinstance(page.gap, list) else [] if page.gap is None else [page.gap]
+    items: list[Item] = [read_gap(gap, channels, None) for gap in gaps]
+    for row in page.publications:
         item = read_object(row, channels)
         if item is None:
             raise ConnectionLost("the server sent a publication without data")
         items.append(item)
-    return _placed(items, final, channels), final
+    return _placed(items, page.position, channels)
 
 
 def _placed(items: list[Item], final: str | None, channels: Sequence[str]) -> list[Item]:
@@ -153,7 +185,7 @@ def _placed(items: list[Item], final: str | None, channels: Sequence[str]) -> li
             # Before a reset nothing is known: whoever stops here is told it again.
             position = position if place is None else None
         else:
-            places[item.channel] = Place(place.epoch, first - 1)
+            places[item.channel] = Place(place.epoch, max(0, first - 1))
             position = encode_position(places.items())
     placed.reverse()
     return placed

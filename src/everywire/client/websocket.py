@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from everywire.client.errors import ConnectionLost, Refused
-from everywire.client.items import Item, decode_object
+from everywire.client.items import Item
 from everywire.client.wires import MAX_ERROR_BYTES, Attempt, failure, is_final
 from everywire.codecs.websocket import (
     BinaryMessage,
@@ -39,7 +39,7 @@ async def websocket(attempt: Attempt) -> AsyncGenerator[Item, None]:
         while True:
             for event in codec.receive_data(data):
                 if isinstance(event, TextMessage):
-                    item = attempt.take(decode_object(event.data))
+                    item = attempt.take(event.data)
                     if item is not None:
                         yield item
                 elif isinstance(event, BinaryMessage):

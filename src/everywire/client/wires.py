@@ -17,10 +17,14 @@ import msgspec
 from everywire.client.errors import ClientError, ConnectionLost, Refused
 from everywire.client.http import HttpClient, HttpResponse
 from everywire.client.items import (
+    GapObject,
     Item,
+    Notice,
+    PageObject,
+    PublicationObject,
     Received,
-    decode_object,
-    items_of_answer,
+    decode,
+    items_of_page,
     offset_in,
     read_gap,
     read_object,
@@ -60,21 +64,20 @@ class Attempt:
         """Return the query that asks from where the reader stands."""
         return {"after": self.position, **more} if self.position is not None else more
 
-    def take(self, value: Mapping[str, Any]) -> Item | None:
-        """Read the object of a line or envelope, and learn from it."""
-        self.position = value.get("position") or self.position
-        notice = value.get("disconnect")
-        if isinstance(notice, dict):
-            self.told_to_leave(notice)
+    def take(self, text: bytes) -> Item | None:
+        """Read a line or envelope, and learn from it."""
+        value = decode(text, PublicationObject)
+        self.position = value.position or self.position
+        if value.disconnect is not None:
+            self.told_to_leave(value.disconnect)
         return read_object(value, self.channels)
 
-    def told_to_leave(self, notice: Mapping[str, Any]) -> None:
+    def told_to_leave(self, notice: Notice) -> None:
         """Note when to come back; raise `Refused` when the code says never."""
-        code = notice.get("code")
-        if isinstance(code, int) and is_final(code):
-            raise Refused(f"the server ended it with {code}: {notice.get('reason')}", code)
-        if isinstance(retry_ms := notice.get("retry"), int):
-            self.retry_after_s = retry_ms / 1000
+        if is_final(notice.code):
+            raise Refused(f"the server ended it with {notice.code}: {notice.reason}", notice.code)
+        if notice.retry is not None:
+            self.retry_after_s = notice.retry / 1000
 
 
 def is_final(code: int) -> bool:
@@ -131,10 +134,10 @@ async def _ask(
 ) -> tuple[list[Item], float | None]:
     """Ask once and return the items and the hint of when to ask again."""
     response = await _start(attempt, "application/json", query, timeout_s)
-    answer = decode_object(await response.read_all())
-    items, position = items_of_answer(answer, attempt.channels)
+    page = decode(await response.read_all(), PageObject)
+    items = items_of_page(page, attempt.channels)
     if not items:
-        attempt.position = position or attempt.position
+        attempt.position = page.position or attempt.position
     return items, _seconds(response.headers.get("retry-after"))
 
 
@@ -169,7 +172,7 @@ async def stream(attempt: Attempt) -> AsyncGenerator[Item, None]:
     splitter = LineSplitter()
     while data := await response.read_some(attempt.idle_timeout_s):
         for line in splitter.receive_data(data):
-            item = attempt.take(decode_object(line))
+            item = attempt.take(line)
             if item is not None:
                 yield item
 
@@ -181,7 +184,7 @@ async def sse(attempt: Attempt) -> AsyncGenerator[Item, None]:
     while data := await response.read_some(attempt.idle_timeout_s):
         for event in decoder.receive_data(data):
             if event.event == "error":
-                attempt.told_to_leave(decode_object(event.data))
+                attempt.told_to_leave(decode(event.data, Notice))
                 continue
             item = _item_of_event(event, attempt.channels)
             attempt.position = event.id or attempt.position
@@ -194,17 +197,16 @@ async def sse(attempt: Attempt) -> AsyncGenerator[Item, None]:
 
 def _item_of_event(event: SseEvent, channels: Sequence[str]) -> Item | None:
     """Read an event. Its data is the publication's; for several channels, an object that names one."""
+    position = event.id or None
     if event.event == "open":
         return None
-    try:
-        value: Any = msgspec.json.decode(event.data)
-    except msgspec.DecodeError as error:
-        raise ConnectionLost(f"the server sent no JSON: {error}") from None
-    position = event.id or None
     if event.event == "gap":
-        return read_gap(value, channels, position)
+        return read_gap(decode(event.data, GapObject), channels, position)
     name = None if event.event in ("message", "binary") else event.event
     if len(channels) > 1 or event.event == "binary":
-        item = read_object({**value, "position": position}, channels)
-        return item._replace(event=name or item.event) if isinstance(item, Received) else item
-    return Received(channels[0], offset_in(position, channels[0]), value, name, None, None, position)
+        value = decode(event.data, PublicationObject)
+        value.position = position
+        value.event = name or value.event
+        return read_object(value, channels)
+    data: Any = decode(event.data, object)
+    return Received(channels[0], offset_in(position, channels[0]), data, name, None, None, position)
