@@ -89,13 +89,18 @@ class MessageDriver(Driver, Protocol):
 class MessageChannel(Protocol):
     """An open WebSocket."""
 
-    subprotocol: str | None
-    framing: Framing
-    """Frames a payload that is a list of ``(binary, data)`` messages; shared by all channels whose
-    frames are the same (no extension, or the same deflate parameters)."""
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was agreed on."""
 
-    write: Callable[[Any], object]
-    """Write what `framing` made."""
+    @property
+    def framing(self) -> Framing:
+        """Frames a payload that is a list of ``(binary, data)`` messages; shared by all channels whose
+        frames are the same (no extension, or the same deflate parameters)."""
+
+    @property
+    def write(self) -> Callable[[Any], object]:
+        """Write what `framing` made."""
 
     def beat(self) -> None:
         """Send a ping, or end the connection when the last one was never answered."""
@@ -121,14 +126,19 @@ class Exchange(Protocol):
     before the head was sent the host answers by itself.
     """
 
-    request: Request
-    framing: Framing
-    """Frames a payload of bytes as one chunk of a streamed body, shared by all exchanges
-    whose chunks look the same."""
+    @property
+    def request(self) -> Request:
+        """The head of the request."""
 
-    write: Callable[[Any], object]
-    """Write what `framing` made, after `start`. Unsent bytes are told by `Driver.stalled` before
-    this returns."""
+    @property
+    def framing(self) -> Framing:
+        """Frames a payload of bytes as one chunk of a streamed body, shared by all exchanges
+        whose chunks look the same."""
+
+    @property
+    def write(self) -> Callable[[Any], object]:
+        """Write what `framing` made, after `start`. Unsent bytes are told by `Driver.stalled` before
+        this returns."""
 
     def attend(self, driver: Driver, transport: str) -> None:
         """Name who hears about this exchange, and its transport's name for log and metrics."""

@@ -1,0 +1,1 @@
+"""The other host: the same transports inside any ASGI server."""
