@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from everywire.core.position import Place, encode_position
+from everywire.core.position import Place, Position, encode_position
 from everywire.core.publication import Publication
 from everywire.hub.channel import Channel
 from everywire.hub.interfaces import Encoder, Framing, Item
@@ -113,8 +113,10 @@ class Group:
     __slots__ = (
         "_chunks",
         "_chunks_key",
+        "_known_heads",
+        "_known_position",
         "_position",
-        "_position_key",
+        "_position_offsets",
         "channels",
         "cohorts",
         "encoder",
@@ -150,7 +152,9 @@ class Group:
         self._chunks: list[Chunk] = []
         self._chunks_key: Hashable = None
         self._position = ""
-        self._position_key: Hashable = None
+        self._position_offsets: tuple[int, ...] | None = None
+        self._known_position: Position | None = None
+        self._known_heads: tuple[int, ...] = ()
 
     def heads(self) -> tuple[int, ...]:
         """Return where the channels stand."""
@@ -158,14 +162,32 @@ class Group:
 
     def position(self, offsets: Sequence[int]) -> str:
         """Encode offsets in this group's channels as a position."""
-        key = (tuple(offsets), tuple([channel.epoch for channel in self.channels]))
-        if key != self._position_key:
+        offsets = tuple(offsets)
+        if offsets != self._position_offsets:
             self._position = encode_position(
                 (channel.name, Place(channel.epoch, offset))
                 for channel, offset in zip(self.channels, offsets, strict=True)
             )
-            self._position_key = key
+            self._position_offsets = offsets
         return self._position
+
+    def stands_at(self, position: Position | None, heads: tuple[int, ...]) -> bool:
+        """Say whether a position is that of the heads. A crowd asks for the same again and again."""
+        if position is None:
+            return False
+        if position is not self._known_position or heads != self._known_heads:
+            for channel, head in zip(self.channels, heads, strict=True):
+                place = position.place(channel.name)
+                if place is None or place.offset != head or place.epoch != channel.epoch:
+                    return False
+            self._known_position = position
+            self._known_heads = heads
+        return True
+
+    def forget_positions(self) -> None:
+        """Forget what was encoded and compared: a channel has another epoch."""
+        self._position_offsets = None
+        self._known_position = None
 
     def join(self, reader: Member, now_s: float) -> Cohort:
         """Make a reader that stands at the head a live member."""
@@ -237,8 +259,9 @@ class Group:
             offsets[index] = publication.offset
             position = self.position(offsets) if wants_positions else ""
             items.append(Item(self.channels[index].name, publication, position))
-        payload = self.encoder.encode(items, self.position(offsets))
-        return Chunk(self.framing.frame(payload), tuple(offsets), len(items))
+        after = tuple(offsets)
+        payload = self.encoder.encode(items, self.position(after))
+        return Chunk(self.framing.frame(payload), after, len(items))
 
     def forget_chunks(self) -> None:
         """Let go of the last joined writes: every cohort has them."""

@@ -123,21 +123,21 @@ class Hub:
 
     def reader(
         self,
-        channels: Sequence[str],
+        channels: tuple[str, ...],
         encoder: Encoder,
         framing: Framing,
         subscriber: Subscriber,
         *,
         max_publications: int | None = None,
     ) -> Reader:
-        """Make a reader of checked channel names; it reads nothing until `open`."""
-        limits = self.limits
-        count = min(max_publications or limits.max_page_publications, limits.max_page_publications)
-        names = tuple(sorted(set(channels)))
-        key = (names, encoder, framing, count)
+        """Make a reader of checked channel names, sorted and without repetition: the same names are
+        the same group. It reads nothing until `open`."""
+        most = self.limits.max_page_publications
+        count = most if max_publications is None else min(max_publications, most)
+        key = (channels, encoder, framing, count)
         group = self._groups.get(key)
         if group is None:
-            group = self._make_group(key, names, encoder, framing, count)
+            group = self._make_group(key, channels, encoder, framing, count)
         group.readers += 1
         for channel in group.channels:
             channel.readers += 1
@@ -146,32 +146,22 @@ class Hub:
 
     def open(self, reader: Reader, start: Start) -> None:
         """Let a reader begin: `Subscriber.opened`, what it missed, then what comes."""
-        channels = reader.group.channels
-        unknown = next((channel for channel in channels if not channel.is_known), None)
-        if unknown is not None:
-            unknown.waiting.append(partial(self.open, reader, start))
-            return
+        group = reader.group
+        for channel in group.channels:
+            if not channel.is_known:
+                channel.waiting.append(partial(self.open, reader, start))
+                return
         if reader.is_closed:
             return
-        if start is LATEST or self._stands_at_head(channels, start):
-            heads = reader.group.heads()
+        heads = group.heads()
+        if start is LATEST or group.stands_at(start.position, heads):
             reader.offsets = heads
-            reader.subscriber.opened(reader.group.position(heads), ())
-            self._catch_up.step(reader)
+            reader.subscriber.opened(group.position(heads), ())
+            if not reader.is_closed:
+                reader.join(self._scheduler.time())
             return
-        names = [channel.name for channel in channels]
+        names = [channel.name for channel in group.channels]
         self.broker.log.heads(names, partial(self._begin, reader, start))
-
-    @staticmethod
-    def _stands_at_head(channels: Sequence[Channel], start: Start) -> bool:
-        position = start.position
-        if position is None:
-            return False
-        for channel in channels:
-            place = position.place(channel.name)
-            if place is None or place.offset != channel.head or place.epoch != channel.epoch:
-                return False
-        return True
 
     def _begin(self, reader: Reader, start: Start, heads: Mapping[str, Head] | EverywireError) -> None:
         if reader.is_closed:
@@ -374,6 +364,7 @@ class Hub:
         for group in self._groups_of(channel.name):
             for cohort in tuple(group.cohorts):
                 cohort.dissolve()
+            group.forget_positions()
         channel.stand_at(head.epoch, head.last, head.exists)
         if not self.broker.log.is_local:
             channel.keep_tail(self._budget)
