@@ -23,15 +23,16 @@ INWARD: Mapping[str, frozenset[str]] = {
     "codecs": frozenset({"core"}),
     "brokers": frozenset({"core"}),
     "hub": frozenset({"core", "brokers"}),
-    "transports": frozenset({"core", "codecs", "hub"}),
+    "transports": frozenset({"core", "codecs", "brokers", "hub"}),
     "server": frozenset({"core", "codecs", "brokers", "hub", "transports"}),
     "asgi": frozenset({"core", "codecs", "brokers", "hub", "transports"}),
     "client": frozenset({"core", "codecs"}),
+    "api": frozenset({"core", "codecs", "brokers", "hub", "transports", "server"}),
     "console": frozenset({"core", "codecs", "brokers", "hub", "transports", "server"}),
     "testing": frozenset({"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "client"}),
     "lab": frozenset({"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "client", "."}),
     "application": frozenset(
-        {"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "console"}
+        {"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "api", "console"}
     ),
     "cli": frozenset(
         {"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "console", "client", "lab",
@@ -43,14 +44,18 @@ INWARD: Mapping[str, frozenset[str]] = {
 
 # From a part that has one open door: only these of its modules may be imported from outside.
 DOORS: Mapping[tuple[str, str], frozenset[str]] = {
-    ("hub", "brokers"): frozenset({"everywire.brokers.base"}),
+    (part, "brokers"): frozenset({"everywire.brokers.base"})
+    for part in ("hub", "transports", "server", "asgi", "api", "console")
 }
 
-# Sans-I/O: no event loop, no sockets, no clock.
+# Sans-I/O: no event loop, no sockets, and no clock; formatting a given time is none.
 FORBIDDEN: Mapping[str, frozenset[str]] = {
-    "core": frozenset({"asyncio", "socket", "ssl", "selectors", "threading", "time", "uvloop"}),
-    "codecs": frozenset({"asyncio", "socket", "ssl", "selectors", "time", "uvloop"}),
+    "core": frozenset({"asyncio", "socket", "ssl", "selectors", "threading", "uvloop"}),
+    "codecs": frozenset({"asyncio", "socket", "ssl", "selectors", "uvloop"}),
 }
+CLOCKS = frozenset(
+    {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep"}
+)
 STANDARD_LIBRARY_ONLY = frozenset({"core"})
 
 
@@ -97,7 +102,7 @@ def wrong_imports(known: Mapping[str, ast.Module]) -> list[str]:
         for target in imports(module, tree, known):
             top = target.split(".")[0]
             if top in FORBIDDEN.get(part, ()):
-                wrong.append(f"{module} imports {target}: {part} does no I/O and reads no clock")
+                wrong.append(f"{module} imports {target}: {part} does no I/O")
             elif top != "everywire":
                 if part in STANDARD_LIBRARY_ONLY and top not in STDLIB:
                     wrong.append(f"{module} imports {target}: {part} uses the standard library only")
@@ -108,6 +113,29 @@ def wrong_imports(known: Mapping[str, ast.Module]) -> list[str]:
                 elif target not in DOORS.get((part, other), {target}):
                     wrong.append(f"{module} imports {target}: only through {sorted(DOORS[part, other])}")
     return wrong
+
+
+def clocks_read(known: Mapping[str, ast.Module]) -> list[str]:
+    """Find where a module that may not know the time asks for it."""
+    return [
+        f"{module}:{node.lineno}: {part_of(module)} reads no clock"
+        for module, tree in known.items()
+        if part_of(module) in FORBIDDEN
+        for node in ast.walk(tree)
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and (
+                (node.value.id == "time" and node.attr in CLOCKS)
+                or (node.value.id in ("datetime", "date") and node.attr in ("now", "utcnow", "today"))
+            )
+        )
+        or (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "time"
+            and CLOCKS & {alias.name for alias in node.names}
+        )
+    ]
 
 
 def circles(known: Mapping[str, ast.Module]) -> list[str]:
@@ -165,6 +193,10 @@ def test_imports_point_inward() -> None:
     assert wrong_imports(modules(SOURCE)) == []
 
 
+def test_what_does_no_io_reads_no_clock() -> None:
+    assert clocks_read(modules(SOURCE)) == []
+
+
 def test_imports_make_no_circle() -> None:
     assert circles(modules(SOURCE)) == []
 
@@ -181,7 +213,6 @@ def test_no_room_has_grown_too_large() -> None:
 
 PLANTED = {
     "import asyncio": "core does no I/O",
-    "from time import monotonic": "core does no I/O",
     "import msgspec": "standard library only",
     "from everywire.hub import fanout": "from core to hub is outward",
     "from ..hub import fanout": "from core to hub is outward",
@@ -206,6 +237,19 @@ def test_a_planted_outward_import_is_found(tmp_path: Path, line: str) -> None:
     )
     assert len(found := wrong_imports(modules(house))) == 1
     assert PLANTED[line] in found[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        ("from time import monotonic", True),
+        ("import time\ntime.time()", True),
+        ("from datetime import datetime\ndatetime.now()", True),
+        ("import time\ntime.gmtime(0)", False),
+    ],
+)
+def test_a_planted_clock_is_found(tmp_path: Path, text: str, is_found: bool) -> None:
+    assert bool(clocks_read(modules(plant(tmp_path, {"codecs/a.py": text})))) is is_found
 
 
 def test_a_planted_way_around_a_door_is_found(tmp_path: Path) -> None:

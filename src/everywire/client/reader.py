@@ -69,15 +69,8 @@ async def subscribe(
     if not names:
         raise BadRequest("expected at least one channel")
     backoff = Backoff()
-    failures = 0
-
-    def succeeded() -> None:
-        nonlocal failures
-        failures = 0
-        backoff.succeeded()
-
     http = HttpClient(Address.parse(url), headers, tls)
-    attempt = Attempt(http, names, after, idle_timeout_s, succeeded)
+    attempt = Attempt(http, names, after, idle_timeout_s, backoff.succeeded)
     try:
         while True:
             reason = "the server ended the answer"
@@ -87,17 +80,13 @@ async def subscribe(
                     async for item in items:
                         yield item
             except ConnectionLost as error:
-                failures += 1
-                if max_failures is not None and failures >= max_failures:
+                if max_failures is not None and backoff.failures + 1 >= max_failures:
                     raise
-                reason = error.sentence
-                hint_s = error.retry_after_s
+                reason, hint_s = error.sentence, error.retry_after_s
             await http.close()
-            if hint_s is None:
-                # Said on the connection that ended: it counts for the first attempt after it.
-                hint_s = attempt.retry_after_s
+            # What was said on the connection that ended counts for the first attempt after it.
+            delay_s = backoff.next_delay_s(attempt.retry_after_s if hint_s is None else hint_s)
             attempt.retry_after_s = None
-            delay_s = backoff.next_delay_s(hint_s)
             if lost is not None:
                 lost(reason, delay_s)
             await asyncio.sleep(delay_s)

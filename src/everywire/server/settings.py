@@ -173,13 +173,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Make the core's table of channel settings."""
         return SettingsTable((row.pattern, row) for row in self.channels)
 
-    def policy_rules(self) -> policy.Rules:
-        """Make the hub's rules."""
-        return policy.Rules(
-            dev=self.dev,
-            api_keys=self.rules.named_keys(),
-            public={action: getattr(self.rules, action.value) for action in policy.Action},
-        )
+    def public_patterns(self) -> dict[policy.Action, tuple[str, ...]]:
+        """Return what is open to anyone, as the hub's rules want it."""
+        return {action: getattr(self.rules, action.value) for action in policy.Action}
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach any of the listeners."""
+        return all(listen.is_loopback for listen in self.listen)
 
 
 class Mistake(Exception):
