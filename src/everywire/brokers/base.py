@@ -91,8 +91,9 @@ class Log(Protocol):
     Reading never makes a channel.
     """
 
-    is_local: bool
-    """Whether every call completes before it returns and every append reaches the sink."""
+    @property
+    def is_local(self) -> bool:
+        """Whether every call completes before it returns and every append reaches the sink."""
 
     def append(
         self, drafts: Sequence[Draft], done: Callable[[Sequence[Appended | EverywireError]], None]
@@ -167,12 +168,25 @@ class Control(Protocol):
 class Broker(Protocol):
     """A log store and the way between nodes."""
 
-    node: str
-    """This node's name, unique among the nodes."""
-    log: Log
-    leases: Leases
-    store: Store
-    control: Control
+    @property
+    def node(self) -> str:
+        """This node's name, unique among the nodes."""
+
+    @property
+    def log(self) -> Log:
+        """The channels' logs."""
+
+    @property
+    def leases(self) -> Leases:
+        """Memberships that end by themselves."""
+
+    @property
+    def store(self) -> Store:
+        """Small values with a time to live."""
+
+    @property
+    def control(self) -> Control:
+        """Messages between nodes."""
 
     async def start(self, sink: Sink) -> None:
         """Connect, and call the sink back from now on."""

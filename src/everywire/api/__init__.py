@@ -1,0 +1,1 @@
+"""What operators and other servers ask over HTTP."""

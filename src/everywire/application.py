@@ -1,0 +1,219 @@
+"""The composition root: puts the rooms together as one server.
+
+The only place that knows all parts. Hosts get `Everywire.handle`, applications get
+`Everywire.publish` and `Everywire.asgi`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, NamedTuple
+
+from everywire.api.figures import hub_figures
+from everywire.api.operations import Operations
+from everywire.asgi.application import AsgiApplication
+from everywire.brokers.base import Appended, Broker, Health
+from everywire.brokers.memory import MemoryBroker
+from everywire.codecs.json_text import dump
+from everywire.console.pages import Page, load_pages
+from everywire.core import codes
+from everywire.core.errors import EverywireError, RequestError, SettingsError
+from everywire.core.limits import Limits
+from everywire.core.log import Budget
+from everywire.core.names import check_name
+from everywire.core.position import Place, encode_position
+from everywire.core.settings import SettingsTable
+from everywire.hub.hub import Hub
+from everywire.hub.policy import Action, Rules
+from everywire.transports.exchange import Exchange
+from everywire.transports.gate import Gate, Refusal
+from everywire.transports.plain import Plain
+from everywire.transports.poll import Page as WholeAnswer
+from everywire.transports.publish import make_draft
+from everywire.transports.service import Service, refuse
+from everywire.transports.target import PREFIX, check_event, check_tags
+
+__all__ = ["Everywire", "Published"]
+
+BINARY_TYPE: Final = "application/octet-stream"
+
+
+class Published(NamedTuple):
+    """Where a publication came to stand."""
+
+    offset: int
+    epoch: str
+    position: str
+    replayed: bool
+
+
+class Everywire:
+    """One real-time server: channels, and every wire to them.
+
+    Give it to an ASGI server (``wire.asgi``), or let ``everywire serve`` run it. With
+    ``dev=True`` anyone may read and publish; without it nothing may be done unless a rule
+    allows it.
+
+    Args:
+        broker: where the logs live; by default this process (`MemoryBroker`).
+        dev: everybody may do everything.
+        limits: bounds and deadlines, by default those of `Limits`.
+        channels: settings by channel name pattern.
+        api_keys: name to key; a key may do everything.
+        public: patterns of channel names that anyone may read, publish to, and so on.
+        allowed_origins: origins besides the own one whose pages may use this server, or ``*``.
+        allow_credentials: whether those pages may send cookies.
+        allowed_hosts: host names that are served; on loopback its own names are by default.
+        is_loopback: whether only this machine can reach the server.
+    """
+
+    def __init__(
+        self,
+        broker: Broker | None = None,
+        *,
+        dev: bool = False,
+        limits: Limits | None = None,
+        channels: SettingsTable | None = None,
+        api_keys: Mapping[str, str] | None = None,
+        public: Mapping[Action, Iterable[str]] | None = None,
+        allowed_origins: Sequence[str] = (),
+        allow_credentials: bool = False,
+        allowed_hosts: Sequence[str] = (),
+        is_loopback: bool = False,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.settings = channels or SettingsTable()
+        self._budget = Budget(self.limits.log_budget_bytes)
+        self.broker = broker or MemoryBroker(self.limits, self.settings, budget=self._budget)
+        self.rules = Rules(dev=dev, api_keys=api_keys, public=public)
+        self.gate = Gate(allowed_origins, allow_credentials, allowed_hosts, is_loopback)
+        self.asgi = AsgiApplication(self.handle, self, self.limits)
+        self.operations = Operations(self.rules, self._health)
+        self.operations.figures.add(lambda: hub_figures(self.hub))
+        self._pages = load_pages()
+        self._hub: Hub | None = None
+        self._plain: Plain | None = None
+
+    # -- life -----------------------------------------------------------------
+
+    @property
+    def hub(self) -> Hub:
+        """The hub; there is one between `start` and `close`."""
+        if self._hub is None:
+            raise EverywireError("this server was not started", code=codes.NOT_AVAILABLE)
+        return self._hub
+
+    async def start(self) -> None:
+        """Start in the running event loop. A server starts once."""
+        if self._hub is not None:
+            raise SettingsError("this server was started already")
+        hub = Hub(
+            self.broker,
+            asyncio.get_running_loop(),
+            limits=self.limits,
+            settings=self.settings,
+            budget=self._budget,
+        )
+        self._hub = hub
+        self._plain = Plain(Service(hub, self.rules, self.gate, self.limits))
+        await hub.start()
+
+    async def close(self) -> None:
+        """Stop."""
+        hub, self._hub, self._plain = self._hub, None, None
+        if hub is not None:
+            await hub.close()
+
+    def _health(self) -> Health:
+        return Health(False, "not started") if self._hub is None else self.broker.health()
+
+    def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
+        """Return what starts and stops this server with another application's life."""
+        return self._lifespan()
+
+    @asynccontextmanager
+    async def _lifespan(self) -> Any:
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.close()
+
+    # -- publishing -------------------------------------------------------------
+
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        event: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        content_type: str = BINARY_TYPE,
+        key: str | None = None,
+    ) -> Published:
+        """Publish to a channel and return where it stands.
+
+        ``data`` is anything that JSON can say, or bytes, which are of ``content_type``. A
+        ``key`` makes it safe to try again: the same publication under the same key within five
+        minutes stands once. From the event loop that `start` ran in.
+
+        Raises `BadRequest`, `TooLarge`, `KeyReused` or `BrokerError`.
+        """
+        check_name(channel)
+        limits = self.limits
+        is_binary = isinstance(data, bytes | bytearray | memoryview)
+        draft = make_draft(
+            channel,
+            bytes(data) if is_binary else dump(data),
+            limits,
+            content_type=content_type if is_binary else "",
+            event=None if event is None else check_event(event, limits),
+            tags=None if tags is None else check_tags(dict(tags), limits),
+            key=None if key is None else f"\0{key}",
+        )
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+
+        def done(appended: Appended | EverywireError) -> None:
+            if future.done():
+                return
+            if isinstance(appended, EverywireError):
+                future.set_exception(appended)
+            else:
+                future.set_result(appended)
+
+        self.hub.publish(draft, done)
+        appended = await future
+        position = encode_position([(channel, Place(appended.epoch, appended.offset))])
+        return Published(appended.offset, appended.epoch, position, appended.replayed)
+
+    # -- requests -----------------------------------------------------------------
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answer a request, from whatever host it comes."""
+        path = exchange.request.path
+        if path.startswith(PREFIX) and self._plain is not None:
+            self._plain(exchange)
+            return
+        admitted = self.gate.admit(exchange.request, is_page=path in self._pages)
+        if isinstance(admitted, Refusal):
+            refuse(exchange, EverywireError(admitted.sentence, code=admitted.code))
+        elif path in self._pages:
+            _serve_page(exchange, self._pages[path])
+        elif not self.operations.serve(exchange):
+            refuse(exchange, RequestError("there is nothing here", code=codes.UNKNOWN_CHANNEL), admitted)
+
+
+def _serve_page(exchange: Exchange, page: Page) -> None:
+    request = exchange.request
+    exchange.attend(WholeAnswer(), "page")
+    if request.method not in ("GET", "HEAD"):
+        error = RequestError("a page is only read", code=codes.METHOD_NOT_FOUND)
+        refuse(exchange, error, (), [(b"allow", b"GET, HEAD")])
+        return
+    headers = [*page.headers, (b"etag", page.etag.encode()), (b"cache-control", b"no-cache")]
+    if request.header(b"if-none-match") == page.etag:
+        exchange.respond(304, headers)
+    else:
+        exchange.respond(200, [(b"content-type", page.content_type.encode()), *headers], page.body)
