@@ -54,9 +54,10 @@ export class Card {
     const newest = lastOf(reader);
     this.element.dataset.state = reader.state;
     this.#set("state", WORDS[reader.state]);
-    this.#set("verb", reader.isRunning ? "Pause" : reader.state === "stopped" ? "Try again" : "Resume");
+    this.#set("verb", reader.isRunning || reader.state === "idle" ? "Pause" : reader.state === "stopped" ? "Try again" : "Resume");
     this.#set("of", ` ${reader.constructor.title}`);
-    this.#set("label", series?.label ?? "No figure in the data");
+    this.#fields.button.disabled = reader.state === "idle"; // the race begins for all at one position
+    this.#set("label", series?.label ?? (reader.data === undefined ? "" : "No figure in the data"));
     this.#set("value", series && newest ? figure(newest.a, series.unit) : "");
     this.#set("other-label", series?.otherLabel ?? "");
     this.#set("other-value", series?.otherLabel && newest ? figure(newest.b, series.unit) : "");
@@ -72,7 +73,7 @@ export class Card {
     this.#set("gaps", count(cost.gaps));
     this.#set("faults", `${count(cost.missed)} / ${count(cost.doubled)}`);
     this.#set("last", reader.data === undefined ? "Nothing received yet" : this.#last());
-    this.#set("detail", reader.detail || reader.note || quiet(reader));
+    this.#set("detail", reader.detail || quiet(reader) || reader.note);
   }
 
   #last() {
@@ -102,8 +103,7 @@ function lastOf(reader) {
 }
 
 function quiet(reader) {
-  const isSilent = reader.constructor.kind === "sse" && reader.cost.messages > 0 && reader.latencies.length === 0;
-  return isSilent && reader.state === "live"
-    ? "An SSE event carries no time: its latency is known when the stream or the WebSocket runs too."
+  return reader.state === "live" && reader.unplaced > 3
+    ? "An SSE event carries no time or offset: latency is known when the stream or the WebSocket runs too."
     : "";
 }

@@ -27,6 +27,7 @@ export function drawChart(canvas, reader, colours, now) {
     trace(context, same, "a", { x, y, bottom, colour: colours.wire, width: 1.75, isFilled: true });
   }
   others(context, points.filter((point) => point.key === null || point.key !== key), { x, bottom, colours });
+  labels(context, scale, bottom, colours);
   lane(context, reader.activity, { x, height, width, now, colours });
 }
 
@@ -60,13 +61,22 @@ function grid(context, { width, bottom, x, y, scale, now, colours }) {
     context.lineTo(width, place);
   }
   context.stroke();
+}
+
+/** The ends of the scale, written last and with a rim so that a line behind them does not hide them. */
+function labels(context, scale, bottom, colours) {
   if (scale.isEmpty) return;
-  context.fillStyle = colours.muted;
   context.font = colours.font;
-  context.textBaseline = "top";
-  context.fillText(`${Number(scale.high.toPrecision(3))}${scale.unit}`, 2, TOP + 2);
-  context.textBaseline = "bottom";
-  context.fillText(`${Number(scale.low.toPrecision(3))}`, 2, bottom - 1);
+  context.fillStyle = colours.muted;
+  context.strokeStyle = colours.panel;
+  context.lineWidth = 4;
+  context.lineJoin = "round";
+  for (const [value, baseline, y] of [[scale.high, "top", TOP + 3], [scale.low, "bottom", bottom - 2]]) {
+    const text = `${Number(value.toPrecision(3))}${value === 0 ? "" : scale.unit}`.replace("-", "−");
+    context.textBaseline = baseline;
+    context.strokeText(text, 2, y);
+    context.fillText(text, 2, y);
+  }
 }
 
 /** One line, its history fainter than what this wire has brought itself. */

@@ -27,7 +27,7 @@ export const seconds = (number) => `${hundredth.format(number / 1000)} s`;
 
 export function figure(number, unit) {
   if (number === null) return NONE;
-  return (Math.abs(number) < 100 ? tenth : whole).format(number) + unit;
+  return (Math.abs(number) < 100 ? tenth : whole).format(number).replace("-", "−") + unit;
 }
 
 /** Data of any kind as one short line of text. */

@@ -86,12 +86,14 @@ function write() {
   cards.forEach((card) => card.write());
   track.write();
   table.write();
-  byId("all").textContent = readers.some((reader) => reader.isRunning) ? "Pause all" : "Resume all";
+  byId("all").textContent = readers.some(({ isRunning, state }) => isRunning || state === "idle") ? "Pause all" : "Resume all";
+  byId("all").disabled = readers.every((reader) => reader.state === "idle");
   byId("clock").textContent = course.clock.describe();
   byId("verdict").textContent = verdict();
 }
 
 function verdict() {
+  if (readers.every(({ state }) => state === "idle")) return "Not started.";
   const reading = readers.filter(({ cost }) => cost.messages > 0);
   if (reading.length === 0) return "Waiting for the first publication.";
   const sum = (name) => reading.reduce((total, { cost }) => total + cost[name], 0);

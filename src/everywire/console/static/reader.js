@@ -49,6 +49,11 @@ export class Reader {
     return this.#running !== null;
   }
 
+  /** How many of the newest messages no other wire has told offset and time of. */
+  get unplaced() {
+    return this.#anchor ? this.#index - this.#anchor.index : this.#index;
+  }
+
   /** Begin at `position`, with the publications before it drawn as history. */
   prime({ position, publications }) {
     this.position = position;

@@ -11,6 +11,7 @@ export class ServerSentEvents extends Reader {
   static how = "EventSource";
   static curl = (url) => `curl -N -H 'Accept: text/event-stream' '${url}'`;
   #seen = new Set(); // positions, so that what is asked for again is not counted again
+  #passed = new Set(); // positions since reading last went back
 
   async session(signal) {
     let from = this.position;
@@ -27,12 +28,12 @@ export class ServerSentEvents extends Reader {
     return new Promise((resolve, reject) => {
       signal.addEventListener("abort", () => (source.close(), reject(signal.reason)), { signal: closing.signal });
       // EventSource drops events whose name it does not know. A name that another wire brings is learnt,
-      // and the events since then are read again; those seen already are passed over.
+      // and what was read past it is read again; events seen already are then not counted twice.
       const learn = ({ detail }) => {
-        const before = ledger.positionAt(detail.offset - 1) ?? this.position;
-        this.forgetOrder();
+        const before = ledger.positionAt(detail.offset - 1);
         source.close();
-        resolve(before);
+        if (this.#passed.has(before)) this.#goBack(before);
+        resolve(this.position);
       };
       ledger.addEventListener("event-name", learn, { signal: closing.signal });
       for (const name of ["message", "binary", ...ledger.events]) {
@@ -44,6 +45,12 @@ export class ServerSentEvents extends Reader {
       closing.abort();
       source.close();
     });
+  }
+
+  #goBack(position) {
+    this.position = position;
+    this.#passed.clear();
+    this.forgetOrder();
   }
 
   #follow(source, url, reject) {
@@ -81,9 +88,10 @@ export class ServerSentEvents extends Reader {
   #take(event) {
     this.#measure(event);
     const position = event.lastEventId;
-    if (this.#seen.has(position)) return;
-    this.#seen.add(position);
-    if (this.#seen.size > MAX_REMEMBERED) this.#seen.delete(this.#seen.values().next().value);
+    const isNew = !this.#seen.has(position);
+    remember(this.#seen, position);
+    remember(this.#passed, position);
+    if (!isNew) return;
     const isBinary = event.type === "binary";
     this.arrived({ position, ...(isBinary ? { data_base64: event.data } : { data: parsed(event.data) }) });
   }
@@ -94,6 +102,11 @@ export class ServerSentEvents extends Reader {
     this.cost.headerReceived += chunkBytes(size);
     this.position = event.lastEventId;
   }
+}
+
+function remember(set, position) {
+  set.add(position);
+  if (set.size > MAX_REMEMBERED) set.delete(set.values().next().value);
 }
 
 function parsed(text) {
