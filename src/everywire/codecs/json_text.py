@@ -14,10 +14,11 @@ import msgspec
 
 from everywire.core.publication import Gap, Publication
 
-__all__ = ["check_json", "dump", "flat", "gap_object", "publication_members"]
+__all__ = ["check_json", "dump", "flat", "gap_object", "members", "publication_members"]
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def dump(value: Any) -> bytes:
@@ -29,6 +30,17 @@ def check_json(data: bytes) -> Any:
     """Parse JSON text and return its value; raise ValueError when it is none (RFC 8259)."""
     try:
         return _decode(data)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def members(data: bytes) -> dict[str, bytes]:
+    """Split the text of a JSON object into its members, each as the text that stands there.
+
+    Raises ValueError when it is no JSON object. Members are not checked any further.
+    """
+    try:
+        return {name: bytes(raw) for name, raw in _decode_members(data).items()}
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(str(error)) from None
 

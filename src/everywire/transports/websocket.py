@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from everywire.brokers.base import Appended
-from everywire.codecs.json_text import check_json, dump
+from everywire.codecs.json_text import check_json, dump, members
 from everywire.core import codes
 from everywire.core.codes import Code
 from everywire.core.errors import BadRequest, EverywireError, Forbidden
@@ -173,31 +173,31 @@ class WebSocket:
             if binary:
                 raise BadRequest("envelopes are text messages")
             try:
-                envelope = check_json(data)
+                texts = members(data)
+                # The data is published as it stands; only what is around it is read.
+                envelope = {name: check_json(text) for name, text in texts.items() if name != "data"}
             except ValueError as error:
                 raise BadRequest(f"an envelope is a JSON object ({str(error)[:100]})") from None
-            if not isinstance(envelope, dict):
-                raise BadRequest("an envelope is a JSON object")
-            if not envelope:
+            if not texts:
                 return  # a sign of life
             request_id = _request_id(envelope)
-            draft = self._envelope_draft(envelope)
+            draft = self._envelope_draft(envelope, texts.get("data"))
         except EverywireError as error:
             self._send_error(request_id, error)
             return
         self._publish(draft, partial(self._envelope_done, draft.channel, request_id))
 
-    def _envelope_draft(self, envelope: dict[str, Any]) -> Draft:
+    def _envelope_draft(self, envelope: dict[str, Any], data: bytes | None) -> Draft:
         unknown = set(envelope) - _MEMBERS
         if unknown:
             raise BadRequest(f"an envelope may hold {', '.join(sorted(_MEMBERS))}; not {min(unknown)[:40]!r}")
         channel = envelope.get("channel", self._channels[0] if len(self._channels) == 1 else None)
         if channel not in self._channels:
             raise BadRequest("channel is one of those that this connection reads")
-        if ("data" in envelope) == ("data_base64" in envelope):
+        if (data is not None) == ("data_base64" in envelope):
             raise BadRequest("an envelope has data, or data_base64")
-        if "data" in envelope:
-            draft = self._draft(channel, dump(envelope["data"]), "")
+        if data is not None:
+            draft = self._draft(channel, data, "")
         else:
             draft = self._draft(channel, *_binary(envelope))
         limits = self._service.limits
