@@ -54,9 +54,9 @@ class SseWords:
     heartbeat = encode_comment()
 
     def opening(self, position: str, new: Sequence[str], retry_ms: int) -> bytes:
-        """Return a block with ``retry:``, one with only ``id:``, and an ``open`` event for new channels."""
+        """Return a block with only ``id:``, one with ``retry:``, and an ``open`` event for new channels."""
         named = encode_event(dump({"new": list(new)}), event="open") if new else b""
-        return encode_retry(retry_ms) + encode_id(position) + named
+        return encode_id(position) + encode_retry(retry_ms) + named
 
     def farewell(self, code: Code, retry_ms: int) -> bytes:
         """Return the new reconnection time; a terminal code is told as an ``error`` event."""
