@@ -1,0 +1,182 @@
+"""The verdict on a conformance run: what passes, what does not, and what is missing."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance import run
+from tests.conformance.autobahn import Missing, find_interpreter, fuzz
+from tests.conformance.verdict import FULL_CASES, INFORMATIONAL, QUICK_CASES, Judgement, case_order, judge
+
+EXPECTED = 12
+
+
+def report(**planted: tuple[str, str]) -> dict[str, Any]:
+    """Make an index of twelve cases, the three informational among them; planted ones end otherwise."""
+    names = [*sorted(INFORMATIONAL), *(f"1.1.{number}" for number in range(1, 10))]
+    cases = {
+        name: {"behavior": word, "behaviorClose": word, "remoteCloseCode": 1000}
+        for name in names
+        for word in ["INFORMATIONAL" if name in INFORMATIONAL else "OK"]
+    }
+    for name, (behavior, close) in planted.items():
+        case = name.removeprefix("case_").replace("_", ".")
+        assert case in cases
+        cases[case] |= {"behavior": behavior, "behaviorClose": close}
+    return {"everywire": cases}
+
+
+def verdict(index: dict[str, Any], **explained: str) -> Judgement:
+    reasons = {case.removeprefix("case_").replace("_", "."): reason for case, reason in explained.items()}
+    return judge(index, "everywire", EXPECTED, reasons)
+
+
+def test_a_clean_report_passes() -> None:
+    judgement = verdict(report())
+    assert judgement.passed
+    assert judgement.behavior == {"OK": 9, "INFORMATIONAL": 3}
+    assert len(judgement.remarks) == 3
+
+
+def test_too_few_cases_fail_first() -> None:
+    index = report(case_1_1_2=("FAILED", "OK"))
+    del index["everywire"]["1.1.1"]
+    judgement = verdict(index)
+    assert judgement.failures[0] == "11 cases in the report, and there have to be 12"
+    assert len(judgement.failures) == 2
+
+
+def test_too_many_cases_fail() -> None:
+    index = report()
+    index["everywire"]["1.1.10"] = index["everywire"]["1.1.1"]
+    assert not verdict(index).passed
+
+
+@pytest.mark.parametrize("index", [{}, {"another server": report()["everywire"]}])
+def test_a_report_without_our_cases_fails(index: dict[str, Any]) -> None:
+    assert verdict(index).failures == ["0 cases in the report, and there have to be 12"]
+
+
+BAD_WORDS = ("FAILED", "UNIMPLEMENTED", "UNCLEAN", "WRONG CODE", "FAILED BY CLIENT", "?")
+
+
+@pytest.mark.parametrize("word", BAD_WORDS)
+def test_a_failed_case_fails_in_either_verdict_and_cannot_be_explained(word: str) -> None:
+    for planted in ((word, "OK"), ("OK", word), (word, word), ("NON-STRICT", word)):
+        judgement = verdict(report(case_1_1_4=planted), case_1_1_4="it is how it is")
+        assert len(judgement.failures) == 1
+        assert judgement.failures[0].startswith("1.1.4: ")
+        assert word in judgement.failures[0]
+
+
+def test_a_case_without_a_verdict_fails() -> None:
+    index = report()
+    del index["everywire"]["1.1.3"]["behaviorClose"]
+    assert "behaviorClose MISSING" in verdict(index).failures[0]
+
+
+def test_non_strict_needs_an_explanation() -> None:
+    index = report(case_1_1_5=("NON-STRICT", "OK"))
+    assert verdict(index).failures == [
+        "1.1.5: behavior NON-STRICT, behaviorClose OK, closed with 1000: not explained"
+    ]
+    explained = verdict(index, case_1_1_5="the suite wants it sooner")
+    assert explained.passed
+    assert any("the suite wants it sooner" in remark for remark in explained.remarks)
+
+
+def test_informational_is_expected_of_three_cases_only() -> None:
+    assert not verdict(report(case_1_1_5=("INFORMATIONAL", "INFORMATIONAL"))).passed
+    assert verdict(report(case_7_1_6=("OK", "OK"))).passed
+    assert not verdict(report(case_7_1_6=("INFORMATIONAL", "FAILED"))).passed
+
+
+def test_cases_are_told_in_the_order_of_the_suite() -> None:
+    cases = ["10.1.1", "9.8.6", "1.1.10", "1.1.9"]
+    assert sorted(cases, key=case_order) == ["1.1.9", "1.1.10", "9.8.6", "10.1.1"]
+
+
+def test_the_counts_are_those_of_the_suite() -> None:
+    assert (FULL_CASES, QUICK_CASES) == (517, 301)
+
+
+def script(folder: Path, text: str) -> Path:
+    path = folder / "program"
+    path.write_text(f"#!/bin/sh\n{text}\n", "utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def run_client(tmp_path: Path, text: str, timeout_s: float = 30.0) -> Judgement:
+    wstest, reports = script(tmp_path, text), tmp_path / "reports"
+    return fuzz(wstest, "ws://127.0.0.1:9/", reports, quick=True, timeout_s=timeout_s, explained={})
+
+
+def test_a_client_that_leaves_no_report_and_status_0_fails(tmp_path: Path) -> None:
+    judgement = run_client(tmp_path, "exit 0")
+    assert judgement.failures[0].startswith("there is no report")
+    assert "0 cases in the report" in judgement.failures[1]
+
+
+def test_a_report_of_an_earlier_run_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "index.json").write_text('{"everywire": {"1.1.1": {}}}', "utf-8")
+    assert run_client(tmp_path, "exit 0").cases == 0
+
+
+def test_a_client_that_does_not_end_is_ended_and_fails(tmp_path: Path) -> None:
+    judgement = run_client(tmp_path, "exec sleep 600", timeout_s=0.2)
+    assert judgement.failures[0].startswith("not done within 0.2 s")
+
+
+def test_a_missing_interpreter_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Missing, match=r"no python2\.7 on PATH; set EVERYWIRE_PYTHON27"):
+        find_interpreter({"PATH": str(tmp_path)})
+    with pytest.raises(Missing, match="does not run"):
+        find_interpreter({"EVERYWIRE_PYTHON27": str(tmp_path / "none")})
+    with pytest.raises(Missing, match=r"is 3\.1"):
+        find_interpreter({"EVERYWIRE_PYTHON27": str(script(tmp_path, "echo 3.11"))})
+    assert find_interpreter({"EVERYWIRE_PYTHON27": str(script(tmp_path, "echo 2.7"))})
+
+
+def test_a_run_with_something_missing_ends_non_zero(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def absent(reports: Path) -> Judgement:
+        raise Missing("a thing that nobody has")
+
+    monkeypatch.setattr(run, "SUITES", {"absent": absent})
+    monkeypatch.delenv("EVERYWIRE_SUITES", raising=False)
+    assert run.main([]) == 1
+    assert "MISSING: absent: a thing that nobody has" in capsys.readouterr().out
+    monkeypatch.setattr(run, "SUITES", {"good": lambda reports: verdict(report())})
+    monkeypatch.setenv("EVERYWIRE_SUITES", os.fspath(tmp_path / "none"))
+    assert run.main([]) == 1
+    assert "EVERYWIRE_SUITES" in capsys.readouterr().out
+
+
+def test_a_run_ends_with_0_only_if_every_suite_passed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suites = {
+        "good": lambda reports: verdict(report()),
+        "bad": lambda reports: verdict(report(case_1_1_1=("OK", "FAILED"))),
+    }
+    monkeypatch.setattr(run, "SUITES", suites)
+    monkeypatch.delenv("EVERYWIRE_SUITES", raising=False)
+    assert run.main(["good"]) == 0
+    assert run.main([]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED: bad" in out
+    assert "12 of 12" in out
+
+
+def test_the_explanations_can_be_read() -> None:
+    found = run.explanations(Path(run.__file__).with_name("explained.toml"))
+    assert set(found) == {"autobahn"}
+    assert all(reason for reason in found["autobahn"].values())
