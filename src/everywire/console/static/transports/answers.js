@@ -80,4 +80,10 @@ async function explanation(response) {
   return ended(text.slice(0, 200) || response.statusText || "no reason given");
 }
 
+/** The server's own words at the end of a stream, event stream or WebSocket; without `retry` it is for good. */
+export function disconnection({ code, reason, retry }) {
+  const isFinal = retry === undefined;
+  return new Refusal(`The server ended the connection (${code}): ${ended(reason)}`, { isFinal, retryMs: retry });
+}
+
 const ended = (words) => (/[.!?]\s*$/.test(words) ? words : `${words}.`);

@@ -16,9 +16,10 @@ export class LongPoll extends Reader {
   async session(signal) {
     for (;;) {
       const began = performance.now();
-      const { hasNews } = await ask(this, { wait: WAIT_S }, { signal, patienceMs: WAIT_S * 1000 });
-      // A server that stops answers early and empty: do not spin.
-      const rest = SHORTEST_EMPTY_MS - (performance.now() - began);
+      const { hasNews, response } = await ask(this, { wait: WAIT_S }, { signal, patienceMs: WAIT_S * 1000 });
+      // A server that stops answers early and empty, and says when to come back: do not spin.
+      const retryMs = 1000 * Number(response.headers.get("retry-after"));
+      const rest = Math.max(retryMs, SHORTEST_EMPTY_MS - (performance.now() - began));
       if (!hasNews && rest > 0) await sleep(rest, signal);
       signal.throwIfAborted();
     }

@@ -2,6 +2,7 @@
 
 import { chunkBytes, EVENT_STREAM_HEAD_BYTES, eventBytes, requestHeadBytes } from "../bytes.js";
 import { Reader, Refusal } from "../reader.js";
+import { disconnection } from "./answers.js";
 
 const MAX_REMEMBERED = 1024;
 
@@ -55,7 +56,8 @@ export class ServerSentEvents extends Reader {
 
   #follow(source, url, reject) {
     let isAgain = false;
-    source.addEventListener("open", () => {
+    source.addEventListener("open", (event) => {
+      if (event instanceof MessageEvent) return; // an event that the server calls so, not the connection
       if (isAgain) {
         this.cost.reconnects++;
         this.#asked(url);
@@ -64,7 +66,7 @@ export class ServerSentEvents extends Reader {
       this.alive();
     });
     source.addEventListener("error", (event) => {
-      if (event instanceof MessageEvent) return; // an event of that name, not a failure
+      if (event instanceof MessageEvent) return reject(disconnection(JSON.parse(event.data)));
       isAgain = true;
       if (source.readyState === EventSource.CLOSED) {
         reject(new Refusal("The server did not answer with an event stream; EventSource does not tell why."));
@@ -92,8 +94,8 @@ export class ServerSentEvents extends Reader {
     remember(this.#seen, position);
     remember(this.#passed, position);
     if (!isNew) return;
-    const isBinary = event.type === "binary";
-    this.arrived({ position, ...(isBinary ? { data_base64: event.data } : { data: parsed(event.data) }) });
+    const data = parsed(event.data);
+    this.arrived({ position, ...(event.type === "binary" ? data : { data }) }); // binary data comes in an envelope
   }
 
   #measure(event) {

@@ -2,7 +2,7 @@
 
 import { chunkBytes, requestHeadBytes, responseHeadBytes } from "../bytes.js";
 import { Reader, Refusal } from "../reader.js";
-import { request } from "./answers.js";
+import { disconnection, request } from "./answers.js";
 
 const MAX_LINE_CHARACTERS = 4 * 1024 * 1024;
 const SILENCE_MS = 65_000; // three heartbeats of the server, and a little
@@ -52,6 +52,6 @@ export class Stream extends Reader {
     if (line.gap) this.gap(line.gap);
     else if ("offset" in line) this.arrived(line);
     if (line.position !== undefined) this.position = line.position; // a heartbeat has none
-    if (line.error) throw new Refusal(`The server ended the stream: ${line.error.message ?? line.error}.`);
+    if (line.disconnect) throw disconnection(line.disconnect);
   }
 }

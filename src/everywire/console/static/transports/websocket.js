@@ -2,6 +2,7 @@
 
 import { frameBytes, HANDSHAKE_ANSWER_BYTES, HANDSHAKE_FIELDS, requestHeadBytes, utf8Length } from "../bytes.js";
 import { Reader, Refusal } from "../reader.js";
+import { disconnection } from "./answers.js";
 
 const SUBPROTOCOL = "everywire.json";
 
@@ -22,7 +23,7 @@ export class WebSocketReader extends Reader {
     return new Promise((resolve, reject) => {
       signal.addEventListener("abort", () => (closing.abort(), reject(signal.reason)), during);
       socket.addEventListener("open", () => this.#opened(), during);
-      socket.addEventListener("message", ({ data }) => this.#take(data), during);
+      socket.addEventListener("message", ({ data }) => this.#take(data, reject), during);
       socket.addEventListener("close", (event) => reject(refusal(event)), during);
     }).finally(() => {
       closing.abort();
@@ -35,12 +36,13 @@ export class WebSocketReader extends Reader {
     this.alive();
   }
 
-  #take(message) {
+  #take(message, reject) {
     const size = utf8Length(message);
     this.cost.payload += size;
     this.cost.headerReceived += frameBytes(size);
     const envelope = JSON.parse(message);
-    if (envelope.gap) this.gap(envelope.gap);
+    if (envelope.disconnect) reject(disconnection(envelope.disconnect));
+    else if (envelope.gap) this.gap(envelope.gap);
     else if ("offset" in envelope) this.arrived(envelope);
     if (envelope.position !== undefined) this.position = envelope.position;
   }
