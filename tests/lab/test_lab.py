@@ -61,8 +61,13 @@ def test_verdicts(must: float | None, aim: float | None, verdict: str) -> None:
 
 
 def test_growth_is_a_quotient_of_quotients() -> None:
-    rows = [row(1, "ours", 6.0), row(1, "peer", 4.0), row(1, "ours", 3.0, "few"), row(1, "peer", 2.5, "few")]
-    few_ours, few_peer = Cell("s", "ours", "few"), Cell("s", "peer", "few")
+    rows = [
+        row(1, "ours", 6.0),
+        row(1, "peer", 4.0),
+        row(1, "ours", 3.0, "burst"),
+        row(1, "peer", 2.5, "burst"),
+    ]
+    few_ours, few_peer = Cell("s", "ours", "burst"), Cell("s", "peer", "burst")
     [outcome] = judge(rows, [Figure(title="t", over=(OURS, few_peer), under=(PEER, few_ours))])
     assert outcome.value == pytest.approx((6.0 / 4.0) / (3.0 / 2.5))
 
@@ -71,6 +76,7 @@ def test_what_was_not_measured_has_no_verdict_and_no_line() -> None:
     rows = [line for line in ROWS if line.get("subject") != "peer"]
     [outcome] = judge(rows, [ratio(1.0)])
     assert (outcome.value, outcome.lowest, outcome.verdict) == (None, None, "not measured")
+    assert outcome_rows([outcome]) == []
     assert "| t " not in markdown(rows, [ratio(1.0)])
 
 

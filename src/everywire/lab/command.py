@@ -7,9 +7,11 @@ a run failed, 2 for a wrong command line, 3 when a program that is needed is mis
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ from everywire.lab.plan import FIGURES, Scenario, scenarios
 from everywire.lab.processes import raise_file_limit
 from everywire.lab.report import failures, judge, markdown, outcome_rows
 from everywire.lab.run import Row, check_requirements, rounds, two_cores
-from everywire.lab.tools import Missing, build
+from everywire.lab.tools import Missing, build, find_nchan
 
 __all__ = ["add_arguments", "main", "run"]
 
@@ -56,9 +58,7 @@ def run(args: argparse.Namespace) -> int:
         wrong = f"--only: expected one of {', '.join(known)}" if unknown else f"--rounds: 1 to {MAX_ROUNDS}"
         return _fail(wrong, 2)
     if args.source is not None:
-        rows = [json.loads(line) for line in args.source.read_text("utf-8").splitlines()]
-        print(markdown([row for row in rows if "figure" not in row], FIGURES))
-        return 0
+        return _judge_again(args.source)
     chosen = [scenario for name, scenario in known.items() if not args.only or name in args.only]
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -72,6 +72,15 @@ def run(args: argparse.Namespace) -> int:
     print(report)
     failed = failures(rows)
     return _fail(f"{len(failed)} runs failed", 1) if failed else 0
+
+
+def _judge_again(source: Path) -> int:
+    try:
+        rows = [json.loads(line) for line in source.read_text("utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        return _fail(f"--from: expected the results.jsonl of an earlier run; {error}", 2)
+    print(markdown([row for row in rows if "figure" not in row], FIGURES))
+    return 0
 
 
 def _measure(chosen: Sequence[Scenario], count: int, out: Path) -> list[Row]:
@@ -103,7 +112,12 @@ def machine() -> Row:
     if cpuinfo.is_file():
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
-    return {"CPU": model, "kernel": platform.release(), "Python": platform.python_version()}
+    row: Row = {"CPU": model, "kernel": platform.release(), "Python": platform.python_version()}
+    with contextlib.suppress(Missing):
+        nginx = str(find_nchan().nginx)
+        said = subprocess.run([nginx, "-v"], capture_output=True, text=True, timeout=10.0).stderr
+        row["nginx"] = said.strip().rpartition("/")[2]
+    return row
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

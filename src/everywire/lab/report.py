@@ -20,6 +20,7 @@ Samples = Mapping[Cell, Mapping[int, float]]
 """For each cell, its value in each round."""
 
 NO_VALUE = "–"
+PHASES = ("connect", "idle", "rate", "saturate", "burst")
 PLACE = frozenset({"round", "scenario", "subject", "phase"})
 
 
@@ -108,7 +109,7 @@ def _quotient(figure: Figure, values: Mapping[Cell, float | None]) -> float | No
 
 
 def outcome_rows(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
-    """Return the outcomes as rows for `results.jsonl`."""
+    """Return what came out as rows for `results.jsonl`."""
     return [
         {
             "figure": outcome.figure.title,
@@ -121,6 +122,7 @@ def outcome_rows(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
             "verdict": outcome.verdict,
         }
         for outcome in outcomes
+        if outcome.value is not None
     ]
 
 
@@ -175,9 +177,10 @@ def _run_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """Show the medians of each phase of each subject, side by side."""
     samples = samples_of(rows)
     places = dict.fromkeys((cell.scenario, cell.phase, cell.subject) for cell in samples)
-    order = list(dict.fromkeys(scenario for scenario, _, _ in places))
+    scenarios = list(dict.fromkeys(scenario for scenario, _, _ in places))
+    places_in_order = sorted(places, key=lambda place: (scenarios.index(place[0]), PHASES.index(place[1])))
     lines = [("run", "phase", "server", *RUN_COLUMNS.values())]
-    for scenario, phase, subject in sorted(places, key=lambda place: (order.index(place[0]), place[1])):
+    for scenario, phase, subject in places_in_order:
         cells = (samples.get(Cell(scenario, subject, phase, name)) for name in RUN_COLUMNS)
         values = (_number(median(cell.values())) if cell else NO_VALUE for cell in cells)
         lines.append((scenario, phase, subject, *values))
@@ -185,7 +188,9 @@ def _run_table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
-    """Lay out a Markdown table that reads well as plain text, too."""
+    """Lay out a Markdown table that reads well as plain text, too; one without lines is left out."""
+    if len(lines) == 1:
+        return ""
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
     return "\n".join(
