@@ -167,6 +167,21 @@ def test_rules_become_the_rules_of_the_hub() -> None:
     rules.check(rules.identify("sesame-sesame"), Action.PUBLISH, ["news.1"])
 
 
+def test_the_host_is_told_what_was_set(toml) -> None:
+    config = toml(
+        'drain_s = 3\ntrusted_proxies = ["unix", "10.0.0.0/8"]\n'
+        "[websocket]\ncompression = true\nwindow_bits = 11\n"
+        '[limits]\nmax_headers = 7\n[[listen]]\nhost = "::1"\nport = 0\n[[listen]]\nunix = "/run/e.sock"\n'
+        '[log]\nlevel = "warning"\n'
+    )
+    options = load_settings(config).server_options(5)
+    assert [str(address) for address in options.listen] == ["[::1]:0", "unix:/run/e.sock"]
+    assert (options.drain_s, options.limits.max_headers, options.log_fd) == (3, 7, 5)
+    assert (options.log_level, options.trusted_proxies) == ("warning", ("unix", "10.0.0.0/8"))
+    assert options.deflate is not None and options.deflate.max_window_bits == 11
+    assert load_settings().server_options(2).deflate is None
+
+
 def test_no_secret_is_written_anywhere(toml) -> None:
     config = toml('[rules]\napi_keys = ["hunter2-hunter2", {name = "app", key = "hunter2-again"}]\n')
     settings = load_settings(config)

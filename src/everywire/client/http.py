@@ -8,7 +8,9 @@ since it asks for none.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import socket
 import ssl
 from collections import deque
 from collections.abc import Mapping
@@ -56,8 +58,16 @@ async def open_stream(
             f"{address}: no connection within {CONNECT_TIMEOUT_S:g} s", was_sent=False
         ) from None
     except OSError as error:  # ssl.SSLError is one
-        reason = error.strerror or str(error) or type(error).__name__
-        raise ConnectionLost(f"{address}: could not connect: {reason}", was_sent=False) from None
+        raise ConnectionLost(f"{address}: could not connect: {_reason(error)}", was_sent=False) from None
+
+
+def _reason(error: OSError) -> str:
+    """Say why in plain words: asyncio's own text of a failed connect repeats the address."""
+    if isinstance(error, ssl.SSLError):
+        return error.reason or str(error)
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error) or type(error).__name__
+    return os.strerror(error.errno)
 
 
 def request_head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
@@ -142,7 +152,7 @@ class HttpConnection:
         except TimeoutError:
             raise ConnectionLost(f"{self._address}: no answer within {timeout_s:g} s") from None
         except OSError as error:
-            raise ConnectionLost(f"{self._address}: {error.strerror or error}") from None
+            raise ConnectionLost(f"{self._address}: {_reason(error)}") from None
         return response
 
     async def read_some(self, timeout_s: float | None = None) -> bytes:
@@ -153,7 +163,7 @@ class HttpConnection:
         except TimeoutError:
             raise self.lost(f"nothing was heard for {timeout_s:g} s") from None
         except OSError as error:
-            raise self.lost(error.strerror or str(error)) from None
+            raise self.lost(_reason(error)) from None
 
     def lost(self, sentence: str) -> ConnectionLost:
         """Make the error of a connection that broke."""
@@ -173,7 +183,7 @@ class HttpConnection:
             self._writer.write(data)
             await self._writer.drain()
         except OSError as error:
-            raise self.lost(error.strerror or str(error)) from None
+            raise self.lost(_reason(error)) from None
 
     def close(self) -> None:
         """Drop the connection."""
@@ -280,6 +290,7 @@ class HttpClient:
     ) -> None:
         self.address = address
         self._headers = dict(headers or {})
+        request_head("GET", "/", self._headers)  # a field that cannot be sent is told at once
         self._tls = tls
         self._connection: HttpConnection | None = None
 
