@@ -119,9 +119,9 @@ install_npm_packages() {
     [ -f "$browser/package-lock.json" ] && files+=("$browser/package-lock.json")
     [ -d "$browser/node_modules" ] && stamp npm "${files[@]}" && return 0
     say "installing the npm packages of $browser"
-    local command=install
-    [ -f "$browser/package-lock.json" ] && command=ci
-    if (cd "$browser" && npm "$command" --no-audit --no-fund --loglevel=error </dev/null >&2); then
+    local command=(install --no-package-lock)
+    [ -f "$browser/package-lock.json" ] && command=(ci)
+    if (cd "$browser" && npm "${command[@]}" --no-audit --no-fund --loglevel=error </dev/null >&2); then
         set_stamp npm "${files[@]}"
     else
         lacking+=("npm packages")
