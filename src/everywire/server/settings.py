@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Meta, Struct
 
+from everywire.codecs.http.forwarded import UNIX
+from everywire.codecs.websocket import DeflateOptions
 from everywire.core.errors import BadChannelName
 from everywire.core.limits import Limits
 from everywire.core.names import matches
 from everywire.core.settings import ChannelSettings, SettingsTable
 from everywire.hub import policy
+from everywire.server.options import Address, ServerOptions
 
 __all__ = [
     "ApiKey",
@@ -47,6 +51,7 @@ class Listen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One listening socket: a host and port, or a unix socket's path; with a certificate, TLS."""
 
     host: str = "127.0.0.1"
+    """Address or name to listen on; ``0.0.0.0`` and ``::`` are all of this machine's."""
     port: Port = 8000
     """0 takes any free port and tells it at start."""
     unix: str = ""
@@ -54,6 +59,7 @@ class Listen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tls_cert: str = ""
     """PEM file with the certificate chain (and the key, if `tls_key` is not given)."""
     tls_key: str = ""
+    """PEM file with the key."""
 
     @property
     def is_loopback(self) -> bool:
@@ -70,6 +76,7 @@ class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A credential: who has it may do everything."""
 
     key: Key
+    """At least 8 characters; long and random is better."""
     name: str = ""
     """What logs call it, ``key-1`` and so on if nothing; the key itself is never written anywhere."""
 
@@ -81,6 +88,7 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may do what. Nothing is open unless a rule opens it."""
 
     api_keys: tuple[Key | ApiKey, ...] = ()
+    """Credentials; each is a text of at least 8 characters, or a table with ``key`` and ``name``."""
     read: tuple[str, ...] = ()
     """Patterns of channels that anyone may read, what is kept of the past included."""
     publish: tuple[str, ...] = ()
@@ -105,12 +113,14 @@ class Origins(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allowed_origins: tuple[str, ...] = ()
     """Such as ``https://example.com``; ``*`` means any."""
     allow_credentials: bool = False
+    """Let their pages send cookies; needs the origins by name."""
 
 
 class Hosts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Names under which the server answers; empty means its listeners' own, on loopback."""
+    """Names under which the server answers; on loopback its own by default."""
 
     allowed_hosts: tuple[str, ...] = ()
+    """Host names, without port; a request for another one is refused."""
 
 
 class WebSocket(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,12 +128,8 @@ class WebSocket(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     compression: bool = False
     """Accept permessage-deflate (RFC 7692) when a client offers it."""
-    window_bits: Annotated[int, Meta(ge=9, le=15)] = 12
-    """The largest compression window that the server uses."""
-    ping_interval_s: Seconds = 25.0
-    """A ping after so long without a sign of life; 0 sends none."""
-    ping_timeout_s: Annotated[float, Meta(gt=0)] = 20.0
-    """How long the answer may take."""
+    window_bits: Annotated[int, Meta(ge=9, le=15)] = DeflateOptions().max_window_bits
+    """The largest window that the server compresses with, 9 to 15."""
 
 
 class LogLevel(Enum):
@@ -139,6 +145,7 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The log: one JSON object a line."""
 
     level: LogLevel = LogLevel.INFO
+    """The least important lines that are written."""
     file: str = ""
     """Path of the file to append to; empty means standard error."""
 
@@ -161,13 +168,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     origins: Origins = Origins()
     hosts: Hosts = Hosts()
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses and networks whose forwarding headers are believed: ``10.0.0.0/8``."""
+    """Addresses and networks whose forwarding headers are believed, such as ``10.0.0.0/8``; ``unix`` for
+    unix sockets."""
     websocket: WebSocket = WebSocket()
     log: Log = Log()
     drain_s: Seconds = 10.0
     """How long a shutdown waits for readers to leave."""
     dev: bool = False
-    """On loopback only: anyone may read, publish, and see history, without credentials."""
+    """On loopback only: anyone may do everything, without credentials."""
 
     def settings_table(self) -> SettingsTable:
         """Make the core's table of channel settings."""
@@ -176,6 +184,19 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def public_patterns(self) -> dict[policy.Action, tuple[str, ...]]:
         """Return what is open to anyone, as the hub's rules want it."""
         return {action: getattr(self.rules, action.value) for action in policy.Action}
+
+    def server_options(self, log_fd: int) -> ServerOptions:
+        """Return what our own host wants to know."""
+        websocket = self.websocket
+        return ServerOptions(
+            listen=tuple(Address(**msgspec.structs.asdict(listen)) for listen in self.listen),
+            limits=self.limits,
+            trusted_proxies=self.trusted_proxies,
+            deflate=DeflateOptions(max_window_bits=websocket.window_bits) if websocket.compression else None,
+            drain_s=self.drain_s,
+            log_fd=log_fd,
+            log_level=self.log.level.value,
+        )
 
     @property
     def is_loopback(self) -> bool:
@@ -197,9 +218,6 @@ def check(settings: Settings) -> None:
     _check_listen(settings)
     if not math.isfinite(settings.drain_s):
         raise Mistake(("drain_s",), "expected a number of seconds")
-    for name in ("ping_interval_s", "ping_timeout_s"):
-        if not math.isfinite(getattr(settings.websocket, name)):
-            raise Mistake(("websocket", name), "expected a number of seconds")
     _check_numbers(("limits",), settings.limits)
     for at, row in enumerate(settings.channels):
         _check_pattern(("channels", at, "pattern"), row.pattern)
@@ -209,10 +227,11 @@ def check(settings: Settings) -> None:
     _check_origins(settings.origins)
     for at, network in enumerate(settings.trusted_proxies):
         try:
-            ipaddress.ip_network(network, strict=False)
+            if network != UNIX:
+                ipaddress.ip_network(network, strict=False)
         except ValueError:
             raise Mistake(
-                ("trusted_proxies", at), "expected an address or a network such as 10.0.0.0/8"
+                ("trusted_proxies", at), "expected an address, a network such as 10.0.0.0/8, or unix"
             ) from None
 
 
