@@ -159,7 +159,18 @@ async def test_publish_tells_a_refusal_and_exits_1() -> None:
 async def test_subscribe_json_prints_one_object_a_publication_and_nothing_else() -> None:
     gap = b'event: gap\ndata: {"from":3,"to":5,"reason":"trimmed"}\n\n'
     async with scripted(sse(event(1, '{"x": 1}'), event(2, '"\\u001b[2J"'), gap, event(6, "null"))) as server:
-        done = await everywire("subscribe", "--json", server.url, "a", "--count", "3", "--after", "earliest")
+        done = await everywire(
+            "subscribe",
+            "--transport",
+            "sse",
+            "--json",
+            server.url,
+            "a",
+            "--count",
+            "3",
+            "--after",
+            "earliest",
+        )
         assert is_clean(done, 0), done
         rows = [json.loads(line) for line in done.out.splitlines()]
         assert [(row["channel"], row["offset"], row["data"]) for row in rows] == [
@@ -174,7 +185,7 @@ async def test_subscribe_json_prints_one_object_a_publication_and_nothing_else()
 
 async def test_subscribe_to_a_pipe_prints_plain_lines_safe_for_terminals() -> None:
     async with scripted(sse(event(1, '"\u009b2J\\u0007"'), event(2, json.dumps("x" * 1000)))) as server:
-        done = await everywire("subscribe", server.url, "a", "--count", "2")
+        done = await everywire("subscribe", "--transport", "sse", server.url, "a", "--count", "2")
         assert is_clean(done, 0), done
         first, second = done.out.splitlines()
         assert first == 'a 1: "\\x9b2J\\u0007"'
@@ -185,7 +196,9 @@ async def test_subscribe_on_a_terminal_shows_publications_and_a_live_count() -> 
     async with scripted(sse(event(1, '"one"'), event(2, '"two"'))) as server:
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-        async with started_on(theirs, "subscribe", server.url, "a", "--count", "2") as process:
+        async with started_on(
+            theirs, "subscribe", "--transport", "sse", server.url, "a", "--count", "2"
+        ) as process:
             os.close(theirs)
             shown = await asyncio.to_thread(read_terminal, ours)
             assert await process.wait() == 0
@@ -229,7 +242,7 @@ async def test_subscribe_tells_a_lost_connection_and_comes_back() -> None:
         await peer.start("text/event-stream", b"retry: 10\n\n")
 
     async with scripted(torn, sse(event(1, "1"))) as server:
-        done = await everywire("subscribe", "--json", server.url, "a", "--count", "1")
+        done = await everywire("subscribe", "--transport", "sse", "--json", server.url, "a", "--count", "1")
         assert is_clean(done, 0), done
         assert "closed in the middle of an answer; again in 0.0 s" in done.err
 
@@ -241,7 +254,7 @@ async def test_subscribe_tells_a_refusal_and_exits_1() -> None:
         await peer.hang()
 
     async with scripted(refuse) as server:
-        done = await everywire("subscribe", server.url, "a")
+        done = await everywire("subscribe", "--transport", "sse", server.url, "a")
         assert is_clean(done, 1)
         assert "answered 401: a valid credential is needed" in done.err
 
@@ -249,7 +262,7 @@ async def test_subscribe_tells_a_refusal_and_exits_1() -> None:
 async def test_ctrl_c_ends_with_130_and_no_traceback() -> None:
     async with (
         scripted(sse(event(1, "1"))) as server,
-        started("subscribe", "--json", server.url, "a") as process,
+        started("subscribe", "--transport", "sse", "--json", server.url, "a") as process,
     ):
         assert await process.stdout.readline()
         process.send_signal(signal.SIGINT)
@@ -262,7 +275,7 @@ async def test_a_reader_of_our_output_may_go_away() -> None:
     async with scripted(sse(b"".join(events[:1]), b"".join(events[1:]))) as server:
         reading, writing = os.pipe()
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "everywire", "subscribe", "--json", server.url, "a",
+            sys.executable, "-m", "everywire", "subscribe", "--transport", "sse", "--json", server.url, "a",
             stdout=writing, stderr=asyncio.subprocess.PIPE, env=environment(),
         )  # fmt: skip
         os.close(writing)

@@ -40,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--transport",
         choices=list(TRANSPORTS),
-        help="how to read (default: websocket for ws:// and wss://, else sse)",
+        help="how to read (default: websocket for ws:// and wss://, else stream, which tells the most)",
     )
     parser.add_argument(
         "--after", metavar="POSITION", help="start after this position, or earliest, or latest (the default)"
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if len(target.words) != 1:
         raise BadRequest("subscribe: expected [URL] CHANNEL")
     is_websocket = target.url.startswith(("ws:", "wss:"))
-    transport = args.transport or ("websocket" if is_websocket else "sse")
+    transport = args.transport or ("websocket" if is_websocket else "stream")
     if args.json:
         show: Display = JsonLines()
     elif sys.stdout.isatty():
