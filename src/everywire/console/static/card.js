@@ -10,6 +10,7 @@ const WORDS = {
   stopped: "Stopped",
 };
 
+const VERBS = { paused: "Resume", stopped: "Try again" };
 const UNSEEN_EVERY_MS = 1000;
 
 export class Card {
@@ -50,11 +51,11 @@ export class Card {
   write() {
     const { reader } = this;
     const { cost, series } = reader;
-    const [median, p95] = quantiles([...reader.latencies].map(({ ms }) => ms), [0.5, 0.95]);
+    const [median, p95] = quantiles(reader.latencies().map(({ ms }) => ms), [0.5, 0.95]);
     const newest = lastOf(reader);
     this.element.dataset.state = reader.state;
     this.#set("state", WORDS[reader.state]);
-    this.#set("verb", reader.isRunning || reader.state === "idle" ? "Pause" : reader.state === "stopped" ? "Try again" : "Resume");
+    this.#set("verb", VERBS[reader.state] ?? "Pause");
     this.#set("of", ` ${reader.constructor.title}`);
     this.#fields.button.disabled = reader.state === "idle"; // the race begins for all at one position
     this.#set("label", series?.label ?? (reader.data === undefined ? "" : "No figure in the data"));

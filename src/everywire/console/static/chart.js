@@ -16,7 +16,7 @@ export function drawChart(canvas, reader, colours, now) {
   const bottom = height - LANE - 6;
   const x = (at) => width - RIGHT - ((now - at) / SPAN_MS) * (width - RIGHT);
   const key = reader.series?.key ?? null;
-  const points = [...reader.points].filter((point) => point.at > now - SPAN_MS - 5000);
+  const points = placed(reader).filter((point) => point.at > now - SPAN_MS - 5000);
   const scale = scaleOf(points, key, reader.series?.isPercent);
   const y = (value) => bottom - ((value - scale.low) / (scale.high - scale.low)) * (bottom - TOP);
 
@@ -29,6 +29,12 @@ export function drawChart(canvas, reader, colours, now) {
   others(context, points.filter((point) => point.key === null || point.key !== key), { x, bottom, colours });
   labels(context, scale, bottom, colours);
   lane(context, reader.activity, { x, height, width, now, colours });
+}
+
+/** Points at our time, by what is known of the server's clock now. */
+function placed({ points, course }) {
+  const { offset } = course.clock;
+  return [...points].map((point) => (point.time === undefined ? point : { ...point, at: point.time - offset }));
 }
 
 function scaleOf(points, key, isPercent) {
@@ -178,7 +184,7 @@ export function drawSparkline(canvas, reader, colours, now) {
   }
   context.stroke();
   context.fillStyle = colours.wire;
-  for (const { at, ms } of reader.latencies) {
+  for (const { at, ms } of reader.latencies()) {
     if (at < now - SPAN_MS) continue;
     const left = width - 3 - ((now - at) / SPAN_MS) * (width - 3);
     const top = height - 1 - latencyPlace(ms) * (height - 2);

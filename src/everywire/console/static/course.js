@@ -71,7 +71,7 @@ export class Course extends EventTarget {
       headers: { Accept: "application/json" },
       cache: "no-store",
     });
-    this.clock.learn(response.headers.get("date"), sent, this.clock.now());
+    this.clock.learnRoundTrip(this.clock.now() - sent);
     const hint = Number(response.headers.get("retry-after"));
     if (hint > 0) this.interval.hint(hint * 1000);
     return response.json();

@@ -2,7 +2,7 @@
 //
 // Connections: over HTTP/1.1 a browser opens at most six to one server. Poll (only while it asks), long poll,
 // stream and event stream hold four and publishing needs a fifth; a WebSocket does not count among them.
-// So one tab fits, and in a second one polling may have to wait, which its card then says.
+// So one tab fits; how several share is in tabs.js, and a wire that has to wait says so in its card.
 
 import { Announcer } from "./announce.js";
 import { palette } from "./canvas.js";
@@ -12,7 +12,9 @@ import { seconds } from "./format.js";
 import { setUpPublishing } from "./publish.js";
 import { sleep } from "./sleep.js";
 import { CostTable } from "./table.js";
+import { shareConnections } from "./tabs.js";
 import { drawScale, Track } from "./track.js";
+import { STARVED, STARVED_AFTER_MS } from "./transports/answers.js";
 import { LongPoll } from "./transports/longpoll.js";
 import { Poll } from "./transports/poll.js";
 import { ServerSentEvents } from "./transports/sse.js";
@@ -86,7 +88,8 @@ function write() {
   cards.forEach((card) => card.write());
   track.write();
   table.write();
-  byId("all").textContent = readers.some(({ isRunning, state }) => isRunning || state === "idle") ? "Pause all" : "Resume all";
+  const anyRuns = readers.some(({ isRunning, state }) => isRunning || state === "idle");
+  byId("all").textContent = anyRuns ? "Pause all" : "Resume all";
   byId("all").disabled = readers.every((reader) => reader.state === "idle");
   byId("clock").textContent = course.clock.describe();
   byId("verdict").textContent = verdict();
@@ -120,23 +123,31 @@ function draw(frameAt) {
 
 async function begin() {
   for (;;) {
+    const starving = setTimeout(() => problem(STARVED), STARVED_AFTER_MS);
     try {
       const start = await course.begin();
-      byId("problem").hidden = true;
+      problem("");
       readers.forEach((reader) => reader.prime(start));
       readers.forEach((reader) => reader.start());
       return;
     } catch (error) {
-      byId("problem").hidden = false;
-      byId("problem").textContent = `${error.message} ${error.isFinal ? "" : "Trying again."}`;
+      problem(error.isFinal ? error.message : `${error.message} Trying again.`);
       if (error.isFinal) return;
-      await sleep(RETRY_START_MS);
+    } finally {
+      clearTimeout(starving);
     }
+    await sleep(RETRY_START_MS);
   }
+}
+
+function problem(words) {
+  byId("problem").textContent = words;
+  byId("problem").hidden = words === "";
 }
 
 setUpPage();
 setUpControls();
+shareConnections(readers);
 setInterval(write, WRITE_EVERY_MS);
 requestAnimationFrame(draw);
 begin();
@@ -146,6 +157,6 @@ globalThis.race = Object.freeze({
   snapshot: () =>
     readers.map((reader) => ({
       transport: reader.constructor.kind, state: reader.state, position: reader.position, ...reader.cost,
-      offsets: [...reader.offsets], latenciesMs: [...reader.latencies].map(({ ms }) => ms),
+      offsets: [...reader.offsets], latenciesMs: reader.latencies().map(({ ms }) => ms),
     })),
 });

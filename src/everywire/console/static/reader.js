@@ -31,9 +31,9 @@ export class Reader {
     messages: 0, requests: 0, empty: 0, reconnects: 0, gaps: 0, missed: 0, doubled: 0,
     headerSent: 0, headerReceived: 0, payload: 0,
   };
-  points = new Ring(1200); // {at, key, a, b, isHistory}
+  points = new Ring(1200); // {time or at, key, a, b, isHistory}: the server's time, or ours while it is unknown
   activity = new Ring(600); // {at, kind: request, empty, message or gap}
-  latencies = new Ring(200); // {at, ms}
+  arrivals = new Ring(200); // {time, arrivedAt} of what counts for latency
   offsets = new Ring(200); // as received, for comparing the wires
   #anchor = null; // {index, offset} of the last publication whose offset is known
   #index = 0;
@@ -60,7 +60,7 @@ export class Reader {
     const last = publications.at(-1);
     if (last) this.#anchor = { index: 0, offset: (this.offset = last.offset) };
     for (const { time, data } of publications.slice(-120)) {
-      this.points.push({ at: this.course.clock.local(time), isHistory: true, ...this.#read(data) });
+      this.points.push({ time, isHistory: true, ...this.#read(data) });
     }
   }
 
@@ -72,8 +72,8 @@ export class Reader {
     this.#run(this.#running.signal);
   }
 
-  pause() {
-    this.#stop("paused", "");
+  pause(why = "") {
+    this.#stop("paused", why);
   }
 
   /** Do not wait any longer before trying again. */
@@ -204,11 +204,17 @@ export class Reader {
     this.offset = this.#anchor.offset + this.#index - this.#anchor.index;
     this.offsets.push(offset);
     if (typeof time !== "number") return;
-    point.at = this.course.clock.local(time);
+    point.time = time;
+    const { clock } = this.course;
+    clock.learnArrival(time, arrivedAt);
     // Browsers slow hidden pages down, which is no property of the wire.
-    if (point.at >= this.since && !document.hidden) {
-      this.latencies.push({ at: point.at, ms: arrivedAt - point.at });
-    }
+    if (clock.local(time) >= this.since && !document.hidden) this.arrivals.push({ time, arrivedAt });
+  }
+
+  /** The latest latencies, by what is known of the clocks now: {at, ms}, oldest first. */
+  latencies() {
+    const { offset } = this.course.clock;
+    return [...this.arrivals].map(({ time, arrivedAt }) => ({ at: time - offset, ms: arrivedAt - time + offset }));
   }
 
   /** The order was left on purpose (an event asked for again): begin counting anew. */

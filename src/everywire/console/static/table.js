@@ -45,7 +45,7 @@ export class CostTable {
     const totals = this.#rows.map(({ reader: { cost } }) => each(headers(cost) + cost.payload, cost) ?? 0);
     const most = Math.max(1, ...totals);
     for (const { reader, cells } of this.#rows) {
-      const latency = quantiles([...reader.latencies].map(({ ms }) => ms), [0.5, 0.95]);
+      const latency = quantiles(reader.latencies().map(({ ms }) => ms), [0.5, 0.95]);
       COLUMNS.forEach(([, text], index) => {
         if (text) write(cells[index], text(reader, latency));
         else fill(cells[index].firstElementChild, reader.cost, most);

@@ -45,7 +45,7 @@ export class Track {
 
   write() {
     for (const { reader, figure } of this.#lanes) {
-      const [median] = quantiles([...reader.latencies].map(({ ms }) => ms), [0.5]);
+      const [median] = quantiles(reader.latencies().map(({ ms }) => ms), [0.5]);
       figure.textContent = median === null ? NONE : milliseconds(median);
     }
   }
@@ -82,7 +82,7 @@ function drawLane({ context, width, height }, reader, colours) {
   context.lineTo(width, Math.round(middle) + 0.5);
   context.stroke();
 
-  const latencies = [...reader.latencies].slice(-SHOWN);
+  const latencies = reader.latencies().slice(-SHOWN);
   context.fillStyle = colours.wire;
   latencies.forEach(({ ms }, index) => {
     const isNewest = index === latencies.length - 1;

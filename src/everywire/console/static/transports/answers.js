@@ -5,7 +5,7 @@ import { Refusal } from "../reader.js";
 import { expectSize } from "../sizes.js";
 
 const HELD_AFTER_MS = 800;
-const STARVED_AFTER_MS = 5_000;
+export const STARVED_AFTER_MS = 5_000;
 const decoder = new TextDecoder();
 
 /** Ask once from the reader's position; true when the answer brought publications. */
@@ -26,7 +26,7 @@ export async function ask(reader, query, { signal, etag, patienceMs = 0 } = {}) 
     timers.forEach(clearTimeout);
   }
   const { cost } = reader;
-  reader.course.clock.learn(response.headers.get("date"), sent, reader.course.clock.now());
+  if (patienceMs === 0) reader.course.clock.learnRoundTrip(reader.course.clock.now() - sent);
   cost.headerReceived += responseHeadBytes(response);
   cost.payload += body.length;
   expectSize(url, body.length, (difference) => (cost.payload += difference));
@@ -36,7 +36,7 @@ export async function ask(reader, query, { signal, etag, patienceMs = 0 } = {}) 
   return { hasNews: publications.length > 0, url, etag: response.headers.get("etag"), response };
 }
 
-const STARVED =
+export const STARVED =
   "No answer yet. If this page is open in other tabs, they may hold all six connections that " +
   "a browser opens to one server over HTTP/1.1.";
 
