@@ -1,0 +1,247 @@
+"""Request heads: from the bytes up to the empty line to what a host needs to know (RFC 9112 §2 to §6).
+
+llhttp (through httptools) checks the syntax of the fields. Checked here besides: the request
+line to the letter, control characters above ASCII, the number of fields, Host (missing,
+repeated, malformed), and how the body is framed. What is wrong raises a `RequestError` with the
+code to answer and a sentence.
+
+The fields of a client hardly change from request to request, and those of many clients are the
+same, so blocks of fields that were checked are remembered by their bytes (measured: 0.9 µs
+instead of 5 for a head of five fields). The request line is checked every time.
+
+Refused: HTTP/0.9 and HTTP/2, line folding, bare CR or LF, transfer codings other than chunked,
+methods that nothing here answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import httptools
+
+from everywire.core import codes
+from everywire.core.errors import BadRequest, RequestError
+
+__all__ = ["METHODS", "Fields", "Head", "HeadReader"]
+
+METHODS: Final = {
+    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+}
+"""Methods that a handler may see; others are answered 501."""
+
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,40}")
+# RFC 3986 §3.2.2, without the odd characters of reg-name that no resolver takes.
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_ABSOLUTE: Final = re.compile(r"https?://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
+_C1: Final = re.compile("[\x80-\x9f]")
+_FORWARDING: Final = frozenset(
+    {b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip"}
+)
+_MAX_REMEMBERED_BLOCKS: Final = 512
+_MAX_REMEMBERED_BYTES: Final = 2048
+
+
+class Fields:
+    """The fields of a head, and what they say about the connection and the body.
+
+    ``values`` is shared by all requests with the same fields: it must not be changed.
+    """
+
+    __slots__ = (
+        "asks_close",
+        "asks_keep_alive",
+        "content_length",
+        "expects_continue",
+        "has_forwarding",
+        "host",
+        "is_chunked",
+        "values",
+        "wants_websocket",
+    )
+
+    def __init__(self, values: dict[bytes, bytes]) -> None:
+        self.values: Mapping[bytes, bytes] = values
+        get = values.get
+        self.host: str | None = None
+        if (host := get(b"host")) is not None:
+            self.host = _check_host(host.decode("latin-1"))
+        self.content_length = int(get(b"content-length", b"0"))
+        coding = get(b"transfer-encoding")
+        self.is_chunked = coding is not None
+        if coding is not None and coding.lower() != b"chunked":
+            raise RequestError(
+                "the only Transfer-Encoding known here is chunked, once", code=codes.NOT_AVAILABLE
+            )
+        connection = get(b"connection")
+        tokens = () if connection is None else _tokens(connection)
+        self.asks_close = b"close" in tokens
+        self.asks_keep_alive = b"keep-alive" in tokens
+        self.expects_continue = get(b"expect", b"").lower() == b"100-continue"
+        upgrade = get(b"upgrade")
+        self.wants_websocket = upgrade is not None and b"websocket" in _tokens(upgrade)
+        self.has_forwarding = any(name in _FORWARDING or name.startswith(b"x-forwarded") for name in values)
+
+
+class Head(NamedTuple):
+    """One request's head. ``host`` is the authority that it is for; empty with HTTP/1.0 without Host."""
+
+    method: str
+    path: str
+    query: str
+    host: str
+    is_http11: bool
+    fields: Fields
+
+
+class HeadReader:
+    """Reads heads; remembers a bounded number of field blocks. One may serve many connections."""
+
+    __slots__ = ("_blocks", "_max_headers", "_parser", "_sink")
+
+    def __init__(self, max_headers: int) -> None:
+        self._max_headers = max_headers
+        self._blocks: dict[bytes, Fields] = {}
+        self._sink = _Sink()
+        self._parser: httptools.HttpRequestParser | None = None
+
+    def read(self, head: bytes) -> Head:
+        """Read a head, which ends with its empty line; raise `RequestError`."""
+        end = head.find(b"\r\n")
+        try:
+            method, target, version = head[:end].split(b" ")
+        except ValueError:
+            raise _bad_line(head[:end]) from None
+        if version != b"HTTP/1.1" and version != b"HTTP/1.0":
+            raise _bad_line(head[:end])
+        name = METHODS.get(method)
+        if name is None:
+            if _TOKEN.fullmatch(method) is None:
+                raise BadRequest("the method is malformed")
+            raise RequestError("this method is not known here", code=codes.NOT_AVAILABLE)
+        block = head[end:]
+        fields = self._blocks.get(block)
+        if fields is None:
+            fields = self._read_fields(head, block)
+        is_http11 = version == b"HTTP/1.1"
+        host = fields.host
+        if is_http11:
+            if host is None:
+                raise BadRequest("Host is missing")
+        else:
+            if fields.is_chunked:
+                raise BadRequest("Transfer-Encoding needs HTTP/1.1")  # RFC 9112 §6.1
+            host = host or ""
+        try:
+            text = target.decode("ascii")
+        except UnicodeDecodeError:
+            text = ""
+        # The line was split at spaces, so what is printable is visible.
+        if not text.isprintable() or "#" in text:
+            raise BadRequest("the request target has characters that must be percent-encoded")
+        if text[:1] == "/":
+            path, _, query = text.partition("?")
+            return Head(name, path, query, host, is_http11, fields)
+        return self._read_other_form(name, text, is_http11, fields)
+
+    def _read_other_form(self, method: str, target: str, is_http11: bool, fields: Fields) -> Head:
+        if target == "*" and method == "OPTIONS":
+            return Head(method, "*", "", fields.host or "", is_http11, fields)
+        match = _ABSOLUTE.fullmatch(target)
+        if match is None:
+            raise BadRequest("the request target must be a path")
+        # RFC 9112 §3.2.2: the target's authority counts and Host is ignored.
+        authority, path, query = match.groups()
+        return Head(method, path or "/", query or "", _check_host(authority), is_http11, fields)
+
+    def _read_fields(self, head: bytes, block: bytes) -> Fields:
+        if block.count(b"\r\n") - 2 > self._max_headers:
+            raise RequestError(f"at most {self._max_headers} header fields", code=codes.HEAD_TOO_LARGE)
+        raw = self._parse(head)
+        if not block.isascii():
+            _check_beyond_ascii(block)
+        values: dict[bytes, bytes] = {}
+        for name, value in raw:
+            key = name.lower()
+            known = values.get(key)
+            if known is None:
+                values[key] = value.strip(b" \t")
+            elif key == b"host":
+                raise BadRequest("Host was given twice")
+            else:
+                values[key] = known + (b"; " if key == b"cookie" else b", ") + value.strip(b" \t")
+        fields = Fields(values)
+        # A WebSocket key is used once: such a block does not come again.
+        if len(block) <= _MAX_REMEMBERED_BYTES and b"sec-websocket-key" not in values:
+            if len(self._blocks) >= _MAX_REMEMBERED_BLOCKS:
+                del self._blocks[next(iter(self._blocks))]
+            self._blocks[block] = fields
+        return fields
+
+    def _parse(self, head: bytes) -> list[tuple[bytes, bytes]]:
+        """Let llhttp read the fields. A parser that has seen the end of a request may be used again."""
+        sink = self._sink
+        parser = self._parser
+        if parser is None:
+            parser = httptools.HttpRequestParser(sink)
+        self._parser = None
+        sink.start()
+        try:
+            parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            pass  # all fields were read; what follows the head is not llhttp's
+        except httptools.HttpParserError as error:
+            raise BadRequest(f"the request is malformed: {str(error)[:100]}") from None
+        else:
+            if sink.is_complete and parser.should_keep_alive():
+                self._parser = parser
+        return sink.fields
+
+
+class _Sink:
+    """Hears from llhttp."""
+
+    __slots__ = ("fields", "is_complete")
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.is_complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value))
+
+    def on_message_complete(self) -> None:
+        self.is_complete = True
+
+
+def _tokens(value: bytes) -> tuple[bytes, ...]:
+    return tuple(token.strip(b" \t") for token in value.lower().split(b","))
+
+
+def _check_host(host: str) -> str:
+    if _HOST.fullmatch(host) is None:
+        raise BadRequest("Host is malformed; expected a name or an address, and maybe a port")
+    return host
+
+
+def _bad_line(line: bytes) -> RequestError:
+    if line.startswith(b"PRI * HTTP/2"):
+        return BadRequest("HTTP/2 is not spoken here; use HTTP/1.1")
+    return BadRequest("the request line is malformed; expected METHOD SP target SP HTTP/1.1")
+
+
+def _check_beyond_ascii(block: bytes) -> None:
+    """Refuse the control characters U+0080 to U+009F, which some parsers take for line ends.
+
+    In UTF-8 their bytes are also the second half of harmless characters, so it is told apart.
+    """
+    try:
+        text = block.decode("utf-8")
+    except UnicodeDecodeError:
+        text = block.decode("latin-1")
+    if _C1.search(text) is not None:
+        raise BadRequest("the request is malformed: control character in a header field")

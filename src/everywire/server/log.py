@@ -1,0 +1,177 @@
+"""The log: one JSON object a line, written by a thread, so that a blocked reader never stalls the loop.
+
+Lines wait in a bounded list until `Log.flush`, which hands all of them to the thread at once. When the
+list is full, lines are dropped; how many is told in the next line that fits, and counted. JSON
+escapes control characters, so no line can forge another or speak to a terminal.
+
+Credentials are never written: `loggable` hides the values of query parameters that look like some.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import Any, Final
+
+import msgspec
+
+__all__ = ["LEVELS", "Log", "loggable"]
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+MAX_WAITING_BYTES: Final = 1024 * 1024
+_NOTICE: Final = "log_lines_dropped"
+_NOTICE_BYTES: Final = 200
+_MAX_PATH_CHARACTERS: Final = 512
+_SECRET: Final = re.compile(
+    r"((?:^|[?&;])[^=&;]*(?:token|ticket|key|secret|passw|auth|jwt|sig|credential|session)[^=&;]*=)[^&;]*",
+    re.IGNORECASE,
+)
+
+_encode = msgspec.json.Encoder().encode
+
+
+def loggable(path: str, query: str) -> str:
+    """Return a target as it may stand in a log: secrets hidden, and not too long."""
+    if query:
+        if "=" in query:
+            query = _SECRET.sub(r"\1***", query)
+        path = f"{path}?{query}"
+    return path if len(path) <= _MAX_PATH_CHARACTERS else path[:_MAX_PATH_CHARACTERS] + "…"
+
+
+class Log:
+    """Writes lines to a file descriptor, which stays its owner's.
+
+    Args:
+        fd: where to write; None writes nothing.
+        level: the least important lines that are written, one of `LEVELS`.
+        clock: the time of a line, in seconds since the Unix epoch.
+        max_waiting_bytes: how much may wait to be written.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_fd",
+        "_is_writing",
+        "_lines",
+        "_queue",
+        "_second",
+        "_stamp",
+        "_taken_bytes",
+        "_thread",
+        "_written_bytes",
+        "dropped",
+        "level",
+        "max_waiting_bytes",
+        "told",
+    )
+
+    def __init__(
+        self,
+        fd: int | None,
+        clock: Callable[[], float],
+        level: str = "info",
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
+    ) -> None:
+        self._fd = fd
+        self._clock = clock
+        self.level = LEVELS.index(level) if fd is not None else len(LEVELS)
+        self.max_waiting_bytes = max_waiting_bytes
+        self.dropped = 0
+        """Lines dropped in all."""
+        self.told = 0
+        """How many of them have been told."""
+        self._lines: list[bytes] = []
+        # Two counters, because each is changed by one thread only.
+        self._taken_bytes = 0
+        self._written_bytes = 0
+        self._is_writing = False
+        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._second = -1
+        self._stamp = ""
+
+    def debug(self, event: str, **members: Any) -> None:
+        """Write what only helps to find faults."""
+        if self.level <= 0:
+            self._add("debug", event, members)
+
+    def info(self, event: str, **members: Any) -> None:
+        """Write what happened."""
+        if self.level <= 1:
+            self._add("info", event, members)
+
+    def warning(self, event: str, **members: Any) -> None:
+        """Write what somebody should look at."""
+        if self.level <= 2:
+            self._add("warning", event, members)
+
+    def error(self, event: str, **members: Any) -> None:
+        """Write what is broken."""
+        if self.level <= 3:
+            self._add("error", event, members)
+
+    def _add(self, level: str, event: str, members: dict[str, Any]) -> None:
+        now = self._clock()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+        line = {"time": f"{self._stamp}{int(now * 1000) % 1000:03}Z", "level": level, "event": event}
+        line.update(members)
+        encoded = _encode(line) + b"\n"
+        waiting_bytes = self._taken_bytes - self._written_bytes
+        if waiting_bytes + len(encoded) + _NOTICE_BYTES > self.max_waiting_bytes and event != _NOTICE:
+            self.dropped += 1
+            return
+        if self.dropped != self.told:
+            count, self.told = self.dropped - self.told, self.dropped
+            self._add("warning", _NOTICE, {"count": count})
+        self._taken_bytes += len(encoded)
+        self._lines.append(encoded)
+
+    def flush(self) -> None:
+        """Hand what waits to the thread, unless it is still busy with what it was given before."""
+        if not self._lines or self._is_writing:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write, name="everywire-log", daemon=True)
+            self._thread.start()
+        data = b"".join(self._lines)
+        self._lines.clear()
+        self._is_writing = True
+        self._queue.put(data)
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Write what is left, for a bounded time, and end the thread."""
+        thread = self._thread
+        if thread is None and self._lines:
+            self.flush()
+            thread = self._thread
+        if thread is None:
+            return
+        if self._lines:
+            self._queue.put(b"".join(self._lines))
+            self._lines.clear()
+        self._queue.put(None)
+        thread.join(timeout_s)
+        self._thread = None
+
+    def _write(self) -> None:
+        """Run in the thread: write what comes, whole."""
+        fd = self._fd
+        assert fd is not None
+        while (data := self._queue.get()) is not None:
+            size = len(data)
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[os.write(fd, view) :]
+            except OSError:
+                pass  # nobody reads any more; there is no other place to say so
+            self._written_bytes += size
+            self._is_writing = False

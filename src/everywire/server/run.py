@@ -1,0 +1,72 @@
+"""Run a server until it is told to stop: signals, and the event loop.
+
+SIGTERM and SIGINT drain, a second one exits at once. SIGHUP reads the TLS certificates again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from everywire.server.options import ServerOptions
+from everywire.server.server import Server
+from everywire.transports.exchange import Handler
+
+__all__ = ["run", "serve"]
+
+T = TypeVar("T")
+
+_EXIT_AT_ONCE: Final = 130
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on uvloop where there is one, else on asyncio's own loop."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
+
+async def serve(
+    handler: Handler,
+    options: ServerOptions,
+    *,
+    on_start: Callable[[Server], object] | None = None,
+    on_drain: Callable[[], object] | None = None,
+) -> None:
+    """Serve until a signal comes, then drain and return.
+
+    ``on_start`` is called with the listening server, ``on_drain`` when it begins to leave. Raises
+    `SettingsError` when an address or certificate is no good.
+    """
+    loop = asyncio.get_running_loop()
+    server = Server(handler, options)
+    stop = asyncio.Event()
+
+    def stop_signal(number: int) -> None:
+        if stop.is_set():
+            # Whoever signals twice does not want to wait, not even for the log.
+            os._exit(_EXIT_AT_ONCE if number == signal.SIGINT else 128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop_signal, number)
+    await server.start()
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
+    loop.set_exception_handler(server.report)
+    try:
+        if on_start is not None:
+            on_start(server)
+        await stop.wait()
+        if on_drain is not None:
+            on_drain()
+        await server.drain()
+    finally:
+        await server.close()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
