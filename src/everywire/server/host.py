@@ -143,11 +143,8 @@ class Host:
 class Listener:
     """One listening socket, as far as its connections need to know it."""
 
-    __slots__ = ("host", "is_tls", "is_unix", "name", "scheme")
+    __slots__ = ("host", "scheme")
 
-    def __init__(self, host: Host, name: str, *, is_tls: bool = False, is_unix: bool = False) -> None:
+    def __init__(self, host: Host, *, is_tls: bool) -> None:
         self.host = host
-        self.name = name
-        self.is_tls = is_tls
-        self.is_unix = is_unix
         self.scheme = "https" if is_tls else "http"

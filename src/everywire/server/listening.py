@@ -17,7 +17,7 @@ from everywire.core.errors import SettingsError
 from everywire.core.limits import Limits
 from everywire.server.options import Address
 
-__all__ = ["bind", "name_of", "remove_unix_socket"]
+__all__ = ["bind", "remove_unix_socket"]
 
 _TCP_NOTSENT_LOWAT = 25
 _KEEPALIVE_IDLE_S = 60
@@ -38,14 +38,6 @@ def bind(address: Address, limits: Limits) -> list[socket.socket]:
             sock.close()
         raise SettingsError(_why(address, error)) from None
     return sockets
-
-
-def name_of(sock: socket.socket) -> str:
-    """Return a listening socket's address as a person writes it."""
-    name = sock.getsockname()
-    if sock.family == socket.AF_UNIX:
-        return f"unix:{name}"
-    return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
 
 
 def remove_unix_socket(path: str, inode: int) -> None:

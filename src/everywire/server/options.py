@@ -29,6 +29,13 @@ class Address:
             return f"unix:{self.unix}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def url(self) -> str:
+        """The address as a URL without path; of a unix socket, its path behind ``unix:``."""
+        if self.unix:
+            return str(self)
+        return f"https://{self}" if self.tls_cert else f"http://{self}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:

@@ -8,12 +8,13 @@ import random
 import socket
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from everywire.core.errors import SettingsError
 from everywire.server.connection import HttpConnection, TlsConnection
 from everywire.server.host import Host, Listener
-from everywire.server.listening import bind, name_of, remove_unix_socket
+from everywire.server.listening import bind, remove_unix_socket
 from everywire.server.metrics import HostMetrics
 from everywire.server.options import Address, ServerOptions
 from everywire.server.tls import Certificate
@@ -89,7 +90,12 @@ class Server:
         host.start()
         for address, sock in bound:
             await self._listen(host, address, sock)
-        host.log.info("start", addresses=self.addresses, pid=os.getpid(), loop=type(loop).__module__)
+        host.log.info(
+            "start",
+            addresses=self.addresses,
+            pid=os.getpid(),
+            loop=type(loop).__module__,
+        )
         host.log.flush()
 
     def _certificate(self, address: Address) -> Certificate:
@@ -100,10 +106,9 @@ class Server:
 
     async def _listen(self, host: Host, address: Address, sock: socket.socket) -> None:
         loop = host.loop
-        name = name_of(sock)
         is_unix = bool(address.unix)
         is_tls = bool(address.tls_cert)
-        listener = Listener(host, name, is_tls=is_tls, is_unix=is_unix)
+        listener = Listener(host, is_tls=is_tls)
         made: type[HttpConnection] = TlsConnection if is_tls else HttpConnection
         tls: dict[str, Any] = {}
         if is_tls:
@@ -117,7 +122,10 @@ class Server:
         self._servers.append(server)
         if is_unix:
             self._unix.append((address.unix, os.stat(address.unix).st_ino))
-        self.addresses.append(name if is_unix else f"{listener.scheme}://{name}")
+        else:
+            name, port = sock.getsockname()[:2]
+            address = replace(address, host=name, port=port)
+        self.addresses.append(address.url)
 
     def reload(self) -> None:
         """Read the certificates again, for new connections; what cannot be loaded is told in the log."""
