@@ -10,7 +10,7 @@ same, so blocks of fields that were checked are remembered by their bytes (measu
 instead of 5 for a head of five fields). The request line is checked every time.
 
 Refused: HTTP/0.9 and HTTP/2, line folding, bare CR or LF, transfer codings other than chunked,
-methods that nothing here answers.
+CONNECT, and methods that nobody knows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ from everywire.core.errors import BadRequest, RequestError
 __all__ = ["METHODS", "Fields", "Head", "HeadReader"]
 
 METHODS: Final = {
-    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+    name.encode(): name
+    for name in (
+        *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"),
+        # WebDAV and its kin (RFC 4918, RFC 3253, RFC 5323): known, if only to be told 405.
+        *("PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "ACL", "BIND", "UNBIND"),
+        *("REBIND", "LINK", "UNLINK", "REPORT", "MKACTIVITY", "CHECKOUT", "MERGE", "SEARCH", "MKCALENDAR"),
+    )
 }
 """Methods that a handler may see; others are answered 501."""
 
@@ -98,13 +104,11 @@ class Head(NamedTuple):
 class HeadReader:
     """Reads heads; remembers a bounded number of field blocks. One may serve many connections."""
 
-    __slots__ = ("_blocks", "_max_headers", "_parser", "_sink")
+    __slots__ = ("_blocks", "_max_headers")
 
     def __init__(self, max_headers: int) -> None:
         self._max_headers = max_headers
         self._blocks: dict[bytes, Fields] = {}
-        self._sink = _Sink()
-        self._parser: httptools.HttpRequestParser | None = None
 
     def read(self, head: bytes) -> Head:
         """Read a head, which ends with its empty line; raise `RequestError`."""
@@ -158,7 +162,7 @@ class HeadReader:
     def _read_fields(self, head: bytes, block: bytes) -> Fields:
         if block.count(b"\r\n") - 2 > self._max_headers:
             raise RequestError(f"at most {self._max_headers} header fields", code=codes.HEAD_TOO_LARGE)
-        raw = self._parse(head)
+        raw = _parse(head)
         if not block.isascii():
             _check_beyond_ascii(block)
         values: dict[bytes, bytes] = {}
@@ -179,43 +183,28 @@ class HeadReader:
             self._blocks[block] = fields
         return fields
 
-    def _parse(self, head: bytes) -> list[tuple[bytes, bytes]]:
-        """Let llhttp read the fields. A parser that has seen the end of a request may be used again."""
-        sink = self._sink
-        parser = self._parser
-        if parser is None:
-            parser = httptools.HttpRequestParser(sink)
-        self._parser = None
-        sink.start()
-        try:
-            parser.feed_data(head)
-        except httptools.HttpParserUpgrade:
-            pass  # all fields were read; what follows the head is not llhttp's
-        except httptools.HttpParserError as error:
-            raise BadRequest(f"the request is malformed: {str(error)[:100]}") from None
-        else:
-            if sink.is_complete and parser.should_keep_alive():
-                self._parser = parser
-        return sink.fields
-
-
 class _Sink:
     """Hears from llhttp."""
 
-    __slots__ = ("fields", "is_complete")
+    __slots__ = ("fields",)
 
     def __init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
         self.fields: list[tuple[bytes, bytes]] = []
-        self.is_complete = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.fields.append((name, value))
 
-    def on_message_complete(self) -> None:
-        self.is_complete = True
+
+def _parse(head: bytes) -> list[tuple[bytes, bytes]]:
+    """Let llhttp read the fields. Every head gets a new parser, which has seen nothing before."""
+    sink = _Sink()
+    try:
+        httptools.HttpRequestParser(sink).feed_data(head)
+    except httptools.HttpParserUpgrade:
+        pass  # all fields were read; what follows the head is not llhttp's
+    except httptools.HttpParserError as error:
+        raise BadRequest(f"the request is malformed: {str(error)[:100]}") from None
+    return sink.fields
 
 
 def _tokens(value: bytes) -> tuple[bytes, ...]:
