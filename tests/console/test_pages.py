@@ -67,7 +67,7 @@ def test_every_page_is_strict(pages: dict[str, Page]) -> None:
         assert headers[b"content-security-policy"].decode() == CONTENT_SECURITY_POLICY
         assert headers[b"x-content-type-options"] == b"nosniff"
         assert headers[b"referrer-policy"] == b"no-referrer"
-        assert not {b"content-type", b"etag", b"content-length"} & set(headers)
+        assert not {b"content-type", b"etag", b"content-length", b"cache-control"} & set(headers)
     assert "unsafe" not in CONTENT_SECURITY_POLICY
     assert "frame-ancestors 'none'" in CONTENT_SECURITY_POLICY
 

@@ -46,8 +46,6 @@ _HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
-    # Kept by the browser but asked for again with the ETag: an upgrade leaves no module of an older page.
-    (b"cache-control", b"no-cache"),
 )
 
 # Where a file is served when its place is not simply /race/ and its name.
@@ -57,8 +55,9 @@ _PLACES = {"race.html": ("/",), "icon.svg": ("/race/icon.svg", "/favicon.ico")}
 class Page(NamedTuple):
     """One static answer, ready to be written.
 
-    ``headers`` holds what goes beside ``Content-Type``, ``ETag`` and ``Content-Length``, which the router
-    writes from the other fields; names are lower case.
+    ``headers`` holds what goes beside ``Content-Type``, ``ETag``, ``Content-Length`` and ``Cache-Control``,
+    which the router writes; names are lower case. Pages want ``no-cache``: kept, but asked for again with the
+    ETag, so that an upgrade leaves no module of an older page.
     """
 
     content_type: str

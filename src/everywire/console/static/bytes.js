@@ -7,29 +7,68 @@
 const encoder = new TextEncoder();
 export const utf8Length = (text) => encoder.encode(text).length;
 
-const BRANDS = (navigator.userAgentData?.brands ?? []).map(({ brand, version }) => `"${brand}";v="${version}"`);
+const { userAgentData } = navigator;
+const BRANDS = (userAgentData?.brands ?? []).map(({ brand, version }) => `"${brand}";v="${version}"`);
 
-/** The head of a request that this browser sends for `url`. */
-export function requestHeadBytes(method, url, fields = {}) {
-  const { host, pathname, search } = new URL(url, location.href);
-  const all = {
-    Host: host,
+/** Fields of every request of this page; none of its readers wants an answer from the cache. */
+function commonFields() {
+  return {
+    Host: location.host,
     Connection: "keep-alive",
+    Pragma: "no-cache",
+    "Cache-Control": "no-cache",
     "User-Agent": navigator.userAgent,
-    "Accept-Language": navigator.languages.join(",") + ";q=0.9",
     "Accept-Encoding": "gzip, deflate, br, zstd",
-    "Sec-Fetch-Site": "same-origin",
-    "Sec-Fetch-Mode": "cors",
-    "Sec-Fetch-Dest": "empty",
-    ...(BRANDS.length && {
-      "sec-ch-ua": BRANDS.join(", "),
-      "sec-ch-ua-mobile": "?0",
-      "sec-ch-ua-platform": `"${navigator.userAgentData.platform}"`,
-    }),
+    "Accept-Language": `${navigator.languages.join(",")};q=0.9`,
     ...(document.cookie && { Cookie: document.cookie }),
-    ...fields,
   };
-  return headBytes(`${method} ${pathname}${search} HTTP/1.1`, Object.entries(all));
+}
+
+/** Fields that fetch and EventSource add and a WebSocket does not. */
+const FETCH_FIELDS = {
+  "Sec-Fetch-Site": "same-origin",
+  "Sec-Fetch-Mode": "cors",
+  "Sec-Fetch-Dest": "empty",
+  ...(BRANDS.length && {
+    "sec-ch-ua": BRANDS.join(", "),
+    "sec-ch-ua-mobile": "?0",
+    "sec-ch-ua-platform": `"${userAgentData.platform}"`,
+  }),
+};
+
+/** The head of a GET that this browser sends by fetch or EventSource. */
+export function requestHeadBytes(url, fields) {
+  return getBytes(url, { ...commonFields(), ...FETCH_FIELDS, ...fields });
+}
+
+/** The head of a WebSocket's opening handshake (RFC 6455 §4.1). */
+export function handshakeBytes(url, subprotocol) {
+  return getBytes(url, {
+    ...commonFields(),
+    Connection: "Upgrade",
+    Upgrade: "websocket",
+    Origin: location.origin,
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "x".repeat(24),
+    "Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits",
+    "Sec-WebSocket-Protocol": subprotocol,
+  });
+}
+
+/** The answer to it (RFC 6455 §4.2.2). */
+export function handshakeAnswerBytes(subprotocol) {
+  return headBytes("HTTP/1.1 101 Switching Protocols", [
+    ["Upgrade", "websocket"],
+    ["Connection", "Upgrade"],
+    ["Sec-WebSocket-Accept", "x".repeat(28)],
+    ["Sec-WebSocket-Protocol", subprotocol],
+    ["date", "x".repeat(29)],
+  ]);
+}
+
+function getBytes(url, fields) {
+  const { pathname, search } = new URL(url, location.href);
+  return headBytes(`GET ${pathname}${search} HTTP/1.1`, Object.entries(fields));
 }
 
 /** The head of an answer, from the fields that a script may read. */
@@ -49,29 +88,13 @@ export const chunkBytes = (size) => (size === 0 ? 0 : size.toString(16).length +
 /** The header of a server's WebSocket frame (RFC 6455 §5.2): servers do not mask. */
 export const frameBytes = (size) => (size < 126 ? 2 : size < 65536 ? 4 : 10);
 
-/** What a WebSocket handshake adds to a request, and the answer to it (RFC 6455 §4). */
-export const HANDSHAKE_FIELDS = {
-  Connection: "Upgrade",
-  Upgrade: "websocket",
-  Origin: location.origin,
-  "Sec-WebSocket-Version": "13",
-  "Sec-WebSocket-Key": "x".repeat(24),
-  "Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits",
-  "Sec-WebSocket-Protocol": "everywire.json",
-};
-export const HANDSHAKE_ANSWER_BYTES = headBytes("HTTP/1.1 101 Switching Protocols", [
-  ["Upgrade", "websocket"],
-  ["Connection", "Upgrade"],
-  ["Sec-WebSocket-Accept", "x".repeat(28)],
-  ["Sec-WebSocket-Protocol", "everywire.json"],
-]);
-
 /** The head of an event stream's answer, which EventSource hides. */
 export const EVENT_STREAM_HEAD_BYTES = headBytes("HTTP/1.1 200 OK", [
-  ["content-type", "text/event-stream; charset=utf-8"],
-  ["cache-control", "private, no-store"],
-  ["vary", "Origin, Accept"],
+  ["content-type", "text/event-stream"],
+  ["cache-control", "private, no-store, no-transform"],
   ["x-accel-buffering", "no"],
+  ["vary", "Origin, Accept"],
+  ["x-content-type-options", "nosniff"],
   ["date", "x".repeat(29)],
   ["transfer-encoding", "chunked"],
 ]);

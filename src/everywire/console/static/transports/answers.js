@@ -12,7 +12,7 @@ const decoder = new TextDecoder();
 export async function ask(reader, query, { signal, etag, patienceMs = 0 } = {}) {
   const url = reader.url(query);
   const fields = { Accept: "application/json", ...(etag && { "If-None-Match": etag }) };
-  reader.requested(requestHeadBytes("GET", url, fields));
+  reader.requested(requestHeadBytes(url, fields));
   const sent = reader.course.clock.now();
   const timers = [
     setTimeout(() => patienceMs > 0 && reader.held(), HELD_AFTER_MS),

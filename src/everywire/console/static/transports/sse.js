@@ -77,9 +77,7 @@ export class ServerSentEvents extends Reader {
   }
 
   #asked(url) {
-    this.requested(
-      requestHeadBytes("GET", url, { Accept: "text/event-stream", "Cache-Control": "no-cache" }),
-    );
+    this.requested(requestHeadBytes(url, { Accept: "text/event-stream" }));
   }
 
   #gap(event) {

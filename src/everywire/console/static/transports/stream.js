@@ -16,7 +16,7 @@ export class Stream extends Reader {
   async session(signal) {
     const url = this.url();
     const headers = { Accept: "application/x-ndjson" };
-    this.requested(requestHeadBytes("GET", url, headers));
+    this.requested(requestHeadBytes(url, headers));
     const watch = new AbortController();
     const either = AbortSignal.any([signal, watch.signal]);
     const response = await request(url, { headers, cache: "no-store", signal: either });

@@ -1,6 +1,6 @@
 // WebSocket with the subprotocol everywire.json: an envelope for each publication, with its position.
 
-import { frameBytes, HANDSHAKE_ANSWER_BYTES, HANDSHAKE_FIELDS, requestHeadBytes, utf8Length } from "../bytes.js";
+import { frameBytes, handshakeAnswerBytes, handshakeBytes, utf8Length } from "../bytes.js";
 import { Reader, Refusal } from "../reader.js";
 import { disconnection } from "./answers.js";
 
@@ -14,7 +14,7 @@ export class WebSocketReader extends Reader {
 
   session(signal) {
     const url = new URL(this.url(), location.href);
-    this.requested(requestHeadBytes("GET", url, HANDSHAKE_FIELDS));
+    this.requested(handshakeBytes(url, SUBPROTOCOL));
     url.protocol = url.protocol.replace("http", "ws");
     const socket = new WebSocket(url, SUBPROTOCOL);
     const closing = new AbortController();
@@ -32,7 +32,7 @@ export class WebSocketReader extends Reader {
   }
 
   #opened() {
-    this.cost.headerReceived += HANDSHAKE_ANSWER_BYTES;
+    this.cost.headerReceived += handshakeAnswerBytes(SUBPROTOCOL);
     this.alive();
   }
 
