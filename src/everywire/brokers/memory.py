@@ -7,6 +7,7 @@ has another epoch.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections import OrderedDict
@@ -22,8 +23,8 @@ from everywire.core.settings import SettingsTable
 
 __all__ = ["MemoryBroker"]
 
-_SWEEP_CHANNELS = 1_000
-"""Channels looked at in one sweep: some 0.2 ms."""
+_SWEEP_ENTRIES = 1_000
+"""Channels, values and leases looked at in one sweep: some 0.2 ms each."""
 
 
 def _wall_ms() -> int:
@@ -66,6 +67,7 @@ class MemoryBroker:
         """Drop what is over its age and forget idle channels, a part at a time."""
         self.log.sweep()
         self.store.sweep()
+        self.leases.sweep()
 
 
 class MemoryLog:
@@ -114,6 +116,7 @@ class MemoryLog:
             log, previous = made, 0
         else:
             previous = log.last
+            self._channels.move_to_end(channel)
         publication = Publication(
             log.last + 1, draft.data, now_ms, draft.content_type, draft.event, draft.tags, draft.info
         )
@@ -133,10 +136,12 @@ class MemoryLog:
         return log
 
     def _make_room(self) -> bool:
-        for name in islice(self._channels, 100):
+        """Forget the channel that was published to least recently and that nobody watches."""
+        for name in list(islice(self._channels, _SWEEP_ENTRIES)):
             if name not in self._watched:
                 self._forget(name)
                 return True
+            self._channels.move_to_end(name)  # so that the next search goes on behind it
         return False
 
     def _forget(self, channel: str) -> None:
@@ -148,7 +153,9 @@ class MemoryLog:
         keys = self._keys
         keys[channel, key] = (fingerprint, appended, now_ms + int(self._limits.idempotency_ttl_s * 1000))
         keys.move_to_end((channel, key))
-        while len(keys) > self._limits.max_idempotency_keys or next(iter(keys.values()))[2] <= now_ms:
+        while keys and (
+            len(keys) > self._limits.max_idempotency_keys or next(iter(keys.values()))[2] <= now_ms
+        ):
             keys.popitem(last=False)
 
     def _current(self, channel: str) -> ChannelLog | None:
@@ -205,7 +212,7 @@ class MemoryLog:
         """Trim by age and forget what is empty and unwatched, some channels at a time."""
         if not self._sweeping:
             self._sweeping = list(self._channels)
-        for _ in range(min(_SWEEP_CHANNELS, len(self._sweeping))):
+        for _ in range(min(_SWEEP_ENTRIES, len(self._sweeping))):
             name = self._sweeping.pop()
             log = self._current(name)
             if log is not None and not len(log) and name not in self._watched:
@@ -220,12 +227,16 @@ class MemoryStore:
         self._clock_ms = clock_ms
         self._values: OrderedDict[str, tuple[bytes, int]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Keep a value; the oldest goes when there are too many."""
+        """Keep a value; `BrokerBusy` when there are too many: a ban must not give way to a ticket."""
+        if key not in self._values and len(self._values) >= self._max:
+            self.sweep()
+            if len(self._values) >= self._max:
+                raise BrokerBusy("the server holds as many values as it may")
         self._values[key] = (value, self._clock_ms() + int(ttl_s * 1000))
-        self._values.move_to_end(key)
-        if len(self._values) > self._max:
-            self._values.popitem(last=False)
 
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None."""
@@ -238,10 +249,14 @@ class MemoryStore:
         return found[0] if found is not None and found[1] > self._clock_ms() else None
 
     def sweep(self) -> None:
-        """Drop what has run out, some entries at a time."""
+        """Drop what has run out, some entries at a time; those that last go to the end of the line."""
         now_ms = self._clock_ms()
-        for key in [key for key, (_, ends) in islice(self._values.items(), 1_000) if ends <= now_ms]:
-            del self._values[key]
+        values = self._values
+        for key in list(islice(values, _SWEEP_ENTRIES)):
+            if values[key][1] <= now_ms:
+                del values[key]
+            else:
+                values.move_to_end(key)
 
 
 class MemoryLeases:
@@ -251,18 +266,20 @@ class MemoryLeases:
         self._max = limits.max_stored_keys
         self._count = 0
         self._clock_ms = clock_ms
-        self._groups: dict[str, dict[str, tuple[bytes, int]]] = {}
+        self._groups: OrderedDict[str, dict[str, tuple[bytes, int]]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._count
 
     async def put(self, group: str, member: str, value: bytes, ttl_s: float) -> None:
         """Make or renew a membership; `BrokerBusy` when there are too many."""
-        members = self._groups.setdefault(group, {})
-        if member not in members:
+        if member not in self._groups.get(group, ()):
             if self._count >= self._max:
-                self._drop_ended()
+                self.sweep()
             if self._count >= self._max:
                 raise BrokerBusy("the server holds as many leases as it may")
             self._count += 1
-            members = self._groups.setdefault(group, {})
+        members = self._groups.setdefault(group, {})
         members[member] = (value, self._clock_ms() + int(ttl_s * 1000))
 
     async def drop(self, group: str, member: str) -> None:
@@ -278,14 +295,22 @@ class MemoryLeases:
         now_ms = self._clock_ms()
         return {name: value for name, (value, ends) in self._groups.get(group, {}).items() if ends > now_ms}
 
-    def _drop_ended(self) -> None:
+    def sweep(self) -> None:
+        """Drop what has run out, some groups at a time; those that last go to the end of the line."""
         now_ms = self._clock_ms()
-        for group, members in list(self._groups.items()):
+        looked_at = 0
+        for group in list(islice(self._groups, _SWEEP_ENTRIES)):
+            members = self._groups[group]
+            looked_at += len(members)
             for member in [name for name, (_, ends) in members.items() if ends <= now_ms]:
                 del members[member]
                 self._count -= 1
-            if not members:
+            if members:
+                self._groups.move_to_end(group)
+            else:
                 del self._groups[group]
+            if looked_at >= _SWEEP_ENTRIES:
+                break
 
 
 class MemoryControl:
@@ -304,4 +329,8 @@ class MemoryControl:
         """Ask the own sink; any other node is not there."""
         if node != self._node or self.sink is None:
             raise BrokerError(f"there is no node {node}")
-        return await self.sink.asked(topic, payload, self._node)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.sink.asked(topic, payload, self._node)
+        except TimeoutError:
+            raise BrokerError(f"node {node} did not answer in time") from None
