@@ -1,13 +1,14 @@
 # The project's commands. `make run` and `make test` do all of their own set-up.
 
 PYTHON := .venv/bin/python
+PORT ?= 8000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help run test lint conformance soak bench setup-run setup-test clean
 
 help:
-	@echo "make run          start the server with the demo page and live data on 127.0.0.1:8000"
+	@echo "make run          start the server with the demo page and live data on 127.0.0.1:$(PORT)"
 	@echo "make test         lint, types and the whole test suite"
 	@echo "make lint         only ruff and mypy"
 	@echo "make conformance  the protocol suites of others (EVERYWIRE_SUITES says where they are)"
@@ -22,7 +23,7 @@ setup-test:
 	@tools/setup.sh test
 
 run: setup-run
-	@exec $(PYTHON) -m everywire serve --dev --host 127.0.0.1 --port 8000 --feed demo
+	@exec $(PYTHON) -m everywire serve --dev --host 127.0.0.1 --port $(PORT) --feed machine
 
 lint: setup-test
 	$(PYTHON) -m ruff check .

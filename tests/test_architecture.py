@@ -35,8 +35,8 @@ INWARD: Mapping[str, frozenset[str]] = {
         {"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "api", "console"}
     ),
     "cli": frozenset(
-        {"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "console", "client", "lab",
-         "application", "."}
+        {"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "api", "console", "client",
+         "lab", "application", "."}
     ),
     "__init__": frozenset({"application"}),
     "__main__": frozenset({"cli"}),

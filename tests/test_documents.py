@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
+from contextlib import aclosing
 from pathlib import Path
 
 from everywire.cli.main import make_parser
+from everywire.client.reader import subscribe
+from tests.cli.commands import DEADLINE_S, environment, running
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,3 +61,70 @@ def test_links_between_documents_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8")):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_example_of_the_readme_is_the_one_that_runs() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    example = (ROOT / "examples" / "quickstart.py").read_text("utf-8")
+    assert f"<!-- examples/quickstart.py -->\n```python\n{example}```\n" in readme
+
+
+async def test_the_example_runs() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "examples/quickstart.py",
+        "0",
+        cwd=ROOT,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            (url,) = json.loads(await process.stderr.readline())["addresses"]
+            async with aclosing(subscribe(url, "clock", "websocket", "earliest")) as items:
+                first, second = await anext(items), await anext(items)
+            assert first.event == "tick" and first.data["now"] < second.data["now"]
+            process.terminate()
+            _, err = await process.communicate()
+        assert process.returncode == 0
+        assert "Traceback" not in err.decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_the_commands_of_the_readme_work() -> None:
+    """Run them as they stand, but for the port, the environment's folder, and an end for what has none."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    block = readme.split("<!-- commands: run by a test -->\n```sh\n")[1].split("```")[0]
+    commands = [line for line in block.splitlines() if line and not line.startswith("#")]
+    assert len(commands) == 6
+    async with running("--dev", "--feed", "machine") as server:
+        outputs = await asyncio.gather(*(_run_command(command, server.url) for command in commands))
+    poll, long_poll, stream, sse, websocket, published = outputs
+    assert json.loads(poll)["position"]
+    assert json.loads(long_poll)["publications"][0]["data"]["memory"]["total"] > 0
+    assert json.loads(stream.splitlines()[1])["data"]["cpu"] >= 0
+    assert "\nid: " in sse and '\ndata: {"cpu":' in sse
+    assert websocket.count("machine ") == 3
+    assert json.loads(published)["offset"] == 1
+
+
+async def _run_command(command: str, url: str) -> str:
+    command = command.replace("127.0.0.1:8000", url.removeprefix("http://"))
+    command = command.replace(".venv/bin/everywire", f"{sys.executable} -m everywire")
+    words = shlex.split(command)
+    if "-N" in words:
+        words[1:1] = ["--max-time", "3.5"]
+    process = await asyncio.create_subprocess_exec(
+        *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment()
+    )
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == (28 if "-N" in words else 0), err.decode()
+    return out.decode()

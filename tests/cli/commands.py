@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -45,6 +46,26 @@ async def started(*arguments: str, stdin: int | None = asyncio.subprocess.DEVNUL
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+class Serving(NamedTuple):
+    """A running `everywire serve`."""
+
+    url: str
+    greeting: str
+    process: asyncio.subprocess.Process
+
+
+@asynccontextmanager
+async def running(*arguments: str, **variables: str):
+    """Run `everywire serve` on a free port."""
+    async with started("serve", "--port", "0", *arguments, **variables) as process:
+        greeting = ""
+        while not (found := re.search(r"listening on +(https?://\S+)", greeting)):
+            line = await process.stdout.readline()
+            assert line, (await process.communicate())[1].decode()
+            greeting += line.decode()
+        yield Serving(found[1], greeting, process)
 
 
 async def everywire(*arguments: str, stdin: bytes | None = None, **variables: str) -> Done:

@@ -177,9 +177,8 @@ async def test_a_server_that_drains_is_found_again_where_reading_stopped(tmp_pat
                 assert (await anext(reader)).data == 1
                 following = asyncio.create_task(anext(reader))
                 await asyncio.sleep(0.1)
-                draining = site.drain()
+                draining = asyncio.create_task(site.drain())
                 await lost.wait()
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
-                if draining is not None:
-                    await draining
+                await draining

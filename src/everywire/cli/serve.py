@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
+import sys
+from contextlib import aclosing
 from typing import Any
+from urllib.parse import quote
 
-from everywire.core.errors import SettingsError
+import msgspec
+
+from everywire.api.host_figures import host_figures
+from everywire.application import Everywire
+from everywire.cli.sources import machine
+from everywire.core.errors import EverywireError, SettingsError
 from everywire.core.names import is_name
+from everywire.server.options import ServerOptions
+from everywire.server.run import run as run_loop
+from everywire.server.run import serve
+from everywire.server.server import Server
 from everywire.server.settings import Settings
 from everywire.server.settings_sources import Flag, load_settings
 
@@ -61,4 +74,79 @@ def read_settings(args: argparse.Namespace) -> Settings:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal."""
     settings = read_settings(args)
-    raise SettingsError(f"nothing to serve {settings.listen} with yet")
+    log_fd = _open_log(settings.log.file)
+    run_loop(_serve(settings, settings.server_options(log_fd), args.feed))
+    return 0
+
+
+def _open_log(path: str) -> int:
+    if not path:
+        return sys.stderr.fileno()
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+    except OSError as error:
+        raise SettingsError(f"log.file: {path!r} cannot be written: {error.strerror}") from None
+
+
+def make_application(settings: Settings) -> Everywire:
+    """Put a server together by its settings."""
+    return Everywire(
+        dev=settings.dev,
+        limits=settings.limits,
+        channels=settings.settings_table(),
+        api_keys=settings.rules.named_keys(),
+        public=settings.public_patterns(),
+        allowed_origins=settings.origins.allowed_origins,
+        allow_credentials=settings.origins.allow_credentials,
+        allowed_hosts=settings.hosts.allowed_hosts,
+        is_loopback=settings.is_loopback,
+    )
+
+
+async def _serve(settings: Settings, options: ServerOptions, feed: str | None) -> None:
+    wire = make_application(settings)
+    feeding: list[asyncio.Task[None]] = []
+
+    def started(server: Server) -> None:
+        wire.operations.figures.add(lambda: host_figures(server))
+        if feed is not None:
+            feeding.append(asyncio.create_task(_feed(wire, feed)))
+        _tell(server, settings, feed)
+
+    def draining() -> None:
+        wire.operations.is_draining = True
+        for task in feeding:
+            task.cancel()
+
+    await wire.start()
+    try:
+        await serve(wire.handle, options, on_start=started, on_drain=draining)
+    finally:
+        await asyncio.gather(*feeding, return_exceptions=True)
+        await wire.close()
+
+
+async def _feed(wire: Everywire, channel: str) -> None:
+    """Publish this machine's figures; one that the log does not take is told and forgotten."""
+    async with aclosing(machine()) as samples:
+        async for sample in samples:
+            try:
+                await wire.publish(channel, msgspec.Raw(sample.data))
+            except EverywireError as error:
+                print(f"everywire: --feed: dropped one: {error.sentence}", file=sys.stderr)
+
+
+def _tell(server: Server, settings: Settings, feed: str | None) -> None:
+    """Say where it listens, and what to try."""
+    for address in server.addresses:
+        print(f"everywire: listening on {address}")
+    if settings.dev:
+        print("everywire: --dev: anyone on this machine may read and publish, without credentials")
+    url = next((address for address in server.addresses if "://" in address), None)
+    if url is not None and settings.dev:
+        curl = "curl -k" if url.startswith("https") else "curl"
+        channel = quote(feed or "hello", safe="")
+        print(f"everywire: open {url}/?channel={channel} in a browser, or try:")
+        print(f"  {curl} -N -H 'Accept: text/event-stream' '{url}/channels/{channel}'")
+        print(f"  {curl} -d '{{\"text\": \"hello\"}}' '{url}/channels/hello'")
+    sys.stdout.flush()
