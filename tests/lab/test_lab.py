@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from everywire.lab import command, tools
-from everywire.lab.plan import BASELINE, FIGURES, Cell, Figure, Scenario, scenarios
+from everywire.lab.plan import BASELINE, FIGURES, OURS, Cell, Figure, Scenario, Subject, scenarios
+from everywire.lab.prepare import longest_turn_s
 from everywire.lab.processes import NotRunning, cpu_s, lines_of, memory_bytes, start
 from everywire.lab.report import failures, judge, markdown, outcome_rows
 from everywire.lab.run import Cores, run_once
+from everywire.lab.servers import running
 
 ANYWHERE = Cores(server=None, generator=None)
-OURS, PEER = Cell("s", "ours", "rate"), Cell("s", "peer", "rate")
+MINE, PEER = Cell("s", "ours", "rate"), Cell("s", "peer", "rate")
 
 
 def row(number: int, subject: str, cpu_us_each: float, phase: str = "rate") -> dict[str, Any]:
@@ -25,7 +27,7 @@ def row(number: int, subject: str, cpu_us_each: float, phase: str = "rate") -> d
 
 
 def ratio(must: float | None = None, aim: float | None = None) -> Figure:
-    return Figure(title="t", over=(OURS,), under=(PEER,), must=must, aim=aim)
+    return Figure(title="t", over=(MINE,), under=(PEER,), must=must, aim=aim)
 
 
 ROWS = [
@@ -68,7 +70,7 @@ def test_growth_is_a_quotient_of_quotients() -> None:
         row(1, "peer", 2.5, "burst"),
     ]
     few_ours, few_peer = Cell("s", "ours", "burst"), Cell("s", "peer", "burst")
-    [outcome] = judge(rows, [Figure(title="t", over=(OURS, few_peer), under=(PEER, few_ours))])
+    [outcome] = judge(rows, [Figure(title="t", over=(MINE, few_peer), under=(PEER, few_ours))])
     assert outcome.value == pytest.approx((6.0 / 4.0) / (3.0 / 2.5))
 
 
@@ -242,3 +244,32 @@ def test_an_earlier_run_can_be_judged_again(tmp_path: Path, capsys: pytest.Captu
     report = capsys.readouterr().out
     assert "aim met" in report
     assert "from before" not in report
+
+
+# -- our own server, as the lab starts it --------------------------------------------
+
+
+@pytest.mark.parametrize("wire", ["websocket", "sse", "stream", "longpoll"])
+def test_our_server_is_measured_on_every_wire(built: tools.Tools, wire: str) -> None:
+    subject = Subject(name="everywire", kind="everywire", window=10, other_channels=40)
+    scenario = Scenario(name="short", wire=wire, subjects=(subject,), readers=20, saturate_s=0.1, in_flight=1)
+    rows = run_once(scenario, subject, built, ANYWHERE)
+    assert [row.get("reason") for row in rows if row["phase"] == "failed"] == []
+    phases = {row["phase"]: row for row in rows}
+    assert phases["saturate"]["published"] > 0
+    assert (phases["saturate"]["missing"], phases["saturate"]["repeated"]) == (0, 0)
+
+
+@pytest.mark.parametrize("wire", ["websocket", "sse"])
+def test_idle_tls_readers_are_measured(built: tools.Tools, wire: str) -> None:
+    subject = Subject(name="everywire", kind="everywire", tls=True)
+    scenario = Scenario(name="short", wire=wire, subjects=(subject,), readers=20, idle_s=0.1, tls=True)
+    rows = run_once(scenario, subject, built, ANYWHERE)
+    assert [row.get("reason") for row in rows if row["phase"] == "failed"] == []
+    assert {row["phase"] for row in rows} == {"connect", "idle"}
+    assert rows[0]["cpu_us_each"] > 0
+
+
+def test_our_server_tells_its_longest_turn(built: tools.Tools, tmp_path: Path) -> None:
+    with running(OURS, built, None, tmp_path) as server:
+        assert longest_turn_s(server.port) is not None

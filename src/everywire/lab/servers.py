@@ -142,8 +142,7 @@ def _everywire_command(
     config = folder / "everywire.toml"
     window = "" if subject.window is None else f"window = {{ max_publications = {subject.window} }}\n"
     config.write_text(
-        f"drain_s = 0.5\n\n[websocket]\nping_interval_s = {subject.heartbeat_s}\n\n"
-        f'[[channels]]\npattern = "*"\nheartbeat_s = {subject.heartbeat_s}\n{window}',
+        f'drain_s = 0.5\n\n[[channels]]\npattern = "*"\nheartbeat_s = {subject.heartbeat_s}\n{window}',
         "utf-8",
     )
     command: list[str | Path] = [
