@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everywire.codecs.http.request import METHODS, Head, HeadReader
+from everywire.codecs.http.request import METHODS, Fields, HeadReader
 from everywire.core import codes
 from everywire.core.codes import Code
 from everywire.core.errors import RequestError
+
+
+class Told(NamedTuple):
+    """What was read, by name."""
+
+    method: str
+    path: str
+    query: str
+    host: str
+    is_http11: bool
+    fields: Fields
 
 
 def head(line: str = "GET / HTTP/1.1", *fields: str, host: str | None = "a.test") -> bytes:
@@ -17,8 +30,8 @@ def head(line: str = "GET / HTTP/1.1", *fields: str, host: str | None = "a.test"
     return "\r\n".join(lines).encode("latin-1")
 
 
-def read(data: bytes, max_headers: int = 100) -> Head:
-    return HeadReader(max_headers).read(data)
+def read(data: bytes, max_headers: int = 100) -> Told:
+    return Told(*HeadReader(max_headers).read(data))
 
 
 def refusal(data: bytes, max_headers: int = 100) -> Code:
@@ -43,7 +56,7 @@ def test_a_plain_head() -> None:
 
 def test_the_same_fields_are_remembered_and_the_line_is_not() -> None:
     reader = HeadReader(100)
-    one, two = reader.read(head("GET /1 HTTP/1.1")), reader.read(head("POST /2 HTTP/1.1"))
+    one, two = Told(*reader.read(head("GET /1 HTTP/1.1"))), Told(*reader.read(head("POST /2 HTTP/1.1")))
     assert one.fields is two.fields
     assert (one.method, one.path, two.method, two.path) == ("GET", "/1", "POST", "/2")
     with pytest.raises(RequestError):
@@ -57,9 +70,11 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(3000):
         reader.read(head("GET / HTTP/1.1", f"Cookie: {number}"))
     assert len(reader._blocks) <= 512
+    assert len(reader._heads) <= 128
     reader.read(head("GET / HTTP/1.1", "Cookie: " + "x" * 5000))
     reader.read(head("GET / HTTP/1.1", "Sec-WebSocket-Key: abc"))
-    assert not any(b"xxxx" in block or b"Sec-WebSocket" in block for block in reader._blocks)
+    remembered = [*reader._blocks, *reader._heads]
+    assert not any(b"xxxx" in block or b"Sec-WebSocket" in block for block in remembered)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS.values()))
@@ -273,7 +288,7 @@ def test_one_reader_goes_on_after_whatever_came_before() -> None:
             reader.read(data.replace(b"Host", b"X-Number: %d\r\nHost" % number))
         except RequestError:
             pass
-        fields = reader.read(head("GET /next HTTP/1.1", f"X-Next: {number}")).fields
+        fields = Told(*reader.read(head("GET /next HTTP/1.1", f"X-Next: {number}"))).fields
         assert fields.values == {b"host": b"a.test", b"x-next": b"%d" % number}
 
 

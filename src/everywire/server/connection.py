@@ -33,6 +33,7 @@ BRIEF: Final = frozenset(
 )
 """Transports whose answer is on its way: a peer that has closed its sending half still gets it."""
 
+_new_request: Final = Request.__new__
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 _REQUESTS_PER_TURN: Final = 64
@@ -144,7 +145,11 @@ class HttpConnection(HttpExchange):
         """Take bytes: a head, a body, or what has to wait."""
         state = self._state
         if state == WAITING:
-            self._serve(data)
+            end = data.find(b"\r\n\r\n") + 4
+            if end == len(data) <= self._host.limits.max_head_bytes and not self._buffer and data[0] != 13:
+                self._begin(data)  # one whole head, as nearly every read is
+            else:
+                self._serve(data)
         elif state == CLOSING:
             self._unread += len(data)
             if self._unread > _MAX_LINGER_BYTES:
@@ -238,17 +243,17 @@ class HttpConnection(HttpExchange):
         self._requests += 1
         self._state = ASKED
         self.framing = CHUNKED if is_http11 else IDENTITY
-        self.request = Request(
-            method,
-            path,
-            query,
-            fields.values,
-            scheme=scheme,
-            host=authority,
-            peer=peer,
-            is_local=is_local,
-            is_upgrade=fields.wants_websocket and is_http11,
-        )
+        # Set one by one: a third of the time that a call with nine arguments takes.
+        request = self.request = _new_request(Request)
+        request.method = method
+        request.path = path
+        request.query = query
+        request.headers = fields.values
+        request.scheme = scheme
+        request.host = authority
+        request.peer = peer
+        request.is_local = is_local
+        request.is_upgrade = fields.wants_websocket and is_http11
         try:
             host.handler(self)
         except Exception:
