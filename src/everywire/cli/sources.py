@@ -81,8 +81,10 @@ async def machine(interval_s: float = 1.0) -> AsyncGenerator[Sample, None]:
 
 
 def _network_bytes() -> tuple[int, int]:
-    counters = psutil.net_io_counters()
-    return (0, 0) if counters is None else (counters.bytes_recv, counters.bytes_sent)
+    """Count what came and went by every interface but loopback, which carries our own readers."""
+    counters = psutil.net_io_counters(pernic=True)
+    others = [count for name, count in counters.items() if name not in ("lo", "lo0")]
+    return sum(count.bytes_recv for count in others), sum(count.bytes_sent for count in others)
 
 
 # -- lines --------------------------------------------------------------------------
