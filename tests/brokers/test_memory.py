@@ -10,7 +10,8 @@ from everywire.core.errors import BrokerBusy, EverywireError
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft
 from everywire.core.settings import SettingsTable
-from everywire.testing.broker_contract import BrokerContract, MakeBroker, StoreClock
+from everywire.testing.broker_contract import BrokerContract
+from everywire.testing.broker_driving import MakeBroker, StoreClock
 
 
 class TestMemoryBroker(BrokerContract):

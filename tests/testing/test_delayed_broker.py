@@ -10,7 +10,8 @@ import pytest
 from everywire.brokers.base import Broker, Sink
 from everywire.core.limits import Limits
 from everywire.core.settings import SettingsTable
-from everywire.testing.broker_contract import BrokerContract, MakeBroker, StoreClock
+from everywire.testing.broker_contract import BrokerContract
+from everywire.testing.broker_driving import MakeBroker, StoreClock
 from everywire.testing.delayed_broker import DelayedBroker, Faults
 
 

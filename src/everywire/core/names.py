@@ -38,9 +38,13 @@ def check_name(text: str) -> str:
 def _compiled(pattern: str) -> re.Pattern[str]:
     if _PATTERN.match(pattern) is None:
         raise BadChannelName(f"{pattern!r} is no pattern: a channel name where * is any characters")
-    # Every run of stars is one: two neighbouring ".*" would backtrack in vain.
-    parts = re.split(r"\*+", pattern)
-    return re.compile(".*".join(re.escape(part) for part in parts) + r"\Z")
+    first, *rest = [re.escape(part) for part in re.split(r"\*+", pattern)]
+    if not rest:
+        return re.compile(first + r"\Z")
+    # What stands between two stars is taken where it is found first, and never tried elsewhere (an
+    # atomic group): otherwise each star would multiply the work by the length of the name.
+    *between, last = rest
+    return re.compile(first + "".join(f"(?>.*?{part})" for part in between) + f".*{last}" + r"\Z")
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -16,6 +16,9 @@ RESERVED_EVENTS: Final = frozenset({"gap", "binary", "error", "open"})
 OVERHEAD_BYTES: Final = 200
 """What a publication costs a log besides its data, measured with ``sys.getsizeof`` and rounded up."""
 
+TAG_OVERHEAD_BYTES: Final = 150
+"""What a tag costs besides its characters: two string objects and their place in a dictionary."""
+
 
 class Publication:
     """One item of a channel, immutable once made.
@@ -52,7 +55,13 @@ class Publication:
     @property
     def cost_bytes(self) -> int:
         """What this publication counts against windows and budgets."""
-        return len(self.data) + OVERHEAD_BYTES
+        cost = len(self.data) + OVERHEAD_BYTES
+        if self.tags:
+            for key, value in self.tags.items():
+                cost += len(key) + len(value) + TAG_OVERHEAD_BYTES
+        if self.info is not None:
+            cost += len(self.info)
+        return cost
 
     def __repr__(self) -> str:
         return f"Publication({self.offset}, {self.data[:40]!r})"
