@@ -28,9 +28,24 @@ class Request:
     those of the client, seen through trusted proxies; ``is_local`` is True only when the peer
     is on loopback and no proxy spoke for someone else. ``is_upgrade`` says that the client asks
     for WebSocket.
+
+    ``memo`` is for whoever works something out of scheme, host and headers alone: a host gives
+    the same dict to requests in which these are the same, since a client sends the same fields
+    over and over.
     """
 
-    __slots__ = ("headers", "host", "is_local", "is_upgrade", "method", "path", "peer", "query", "scheme")
+    __slots__ = (
+        "headers",
+        "host",
+        "is_local",
+        "is_upgrade",
+        "memo",
+        "method",
+        "path",
+        "peer",
+        "query",
+        "scheme",
+    )
 
     def __init__(
         self,
@@ -54,6 +69,7 @@ class Request:
         self.peer = peer
         self.is_local = is_local
         self.is_upgrade = is_upgrade
+        self.memo: dict[object, Any] = {}
 
     def header(self, name: bytes) -> str | None:
         """Return a header field's value as text (latin-1), or None."""

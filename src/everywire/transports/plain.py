@@ -8,17 +8,17 @@ go round a check.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 from everywire.brokers.base import Head
 from everywire.codecs.json_text import dump
 from everywire.core import codes
 from everywire.core.errors import BadRequest, EverywireError, RequestError
-from everywire.hub.policy import Action
+from everywire.hub.policy import Action, Identity
 from everywire.hub.recovery import Start
 from everywire.transports.exchange import Exchange, Headers, Request
-from everywire.transports.gate import Refusal
+from everywire.transports.gate import Cors, Refusal
 from everywire.transports.longpoll import serve_long_poll
 from everywire.transports.poll import Page, serve_page
 from everywire.transports.publish import serve_publish
@@ -33,9 +33,8 @@ from everywire.transports.target import (
 )
 from everywire.transports.websocket import serve_websocket
 
-__all__ = ["Plain", "transport_of"]
+__all__ = ["Plain", "streaming_transport"]
 
-Cors = tuple[tuple[bytes, bytes], ...]
 Serve = Callable[[Service, Exchange, tuple[str, ...], ReadQuery, Start | None, Cors, str], None]
 
 _SERVE: Final[dict[str, Serve]] = {
@@ -49,8 +48,20 @@ _ALLOWED: Final = {
     "history": b"GET, HEAD, OPTIONS",
     "presence": b"GET, HEAD, OPTIONS",
 }
+_MAX_ACCEPT_BYTES: Final = 512
 _REMEMBERED: Final = 4096
 _MAX_REMEMBERED_CHARACTERS: Final = 1024
+
+
+class Asker(NamedTuple):
+    """What the header fields of a request say, whatever it asks for."""
+
+    cors: Cors
+    identity: Identity
+    transport: str | None
+    """The streaming transport that Accept names."""
+    start: Start | None
+    """The position that ``Last-Event-ID`` brings."""
 
 
 class Plain:
@@ -65,30 +76,51 @@ class Plain:
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
-        admitted = self._service.gate.admit(exchange.request)
-        if isinstance(admitted, Refusal):
-            refuse(exchange, EverywireError(admitted.sentence, code=admitted.code))
-            return
+        request = exchange.request
+        asker = request.memo.get(self)
+        if asker is None:
+            admitted = self._service.gate.admit(request)
+            if isinstance(admitted, Refusal):
+                refuse(exchange, EverywireError(admitted.sentence, code=admitted.code))
+                return
+            try:
+                asker = self._know(request, admitted)
+            except EverywireError as error:
+                refuse(exchange, error, admitted)
+                return
+            request.memo[self] = asker
         try:
-            self._route(exchange, admitted)
+            if request.method == "GET" or request.method == "HEAD":
+                self._read(exchange, asker)
+            else:
+                self._change(exchange, asker)
         except EverywireError as error:
-            refuse(exchange, error, admitted)
+            refuse(exchange, error, asker.cors)
 
-    def _route(self, exchange: Exchange, cors: Cors) -> None:
+    def _know(self, request: Request, cors: Cors) -> Asker:
+        """Work out what the header fields say of whoever asks."""
+        accept = request.headers.get(b"accept")
+        resumed = request.headers.get(b"last-event-id")
+        return Asker(
+            cors,
+            identity_of(request, self._service.rules),
+            None if accept is None else streaming_transport(accept),
+            lenient_start(resumed.decode("latin-1")) if resumed else None,
+        )
+
+    def _change(self, exchange: Exchange, asker: Asker) -> None:
         request = exchange.request
         method = request.method
-        if method in ("GET", "HEAD"):
-            self._read(exchange, cors)
-            return
+        cors = asker.cors
         channels, rest = channels_of(request.path, self._service.limits.max_channels_per_request)
         if method == "OPTIONS":
             exchange.attend(Page(), "options")
             preflight = self._service.gate.preflight(request)
             exchange.respond(204, [(b"allow", _ALLOWED[rest]), *preflight])
         elif method == "POST" and not rest and not request.is_upgrade:
-            self._publish(exchange, channels, cors)
+            self._publish(exchange, channels, asker)
         elif method == "DELETE" and not rest:
-            self._delete(exchange, channels, cors)
+            self._delete(exchange, channels, asker)
         else:
             _refuse_method(exchange, rest, cors)
 
@@ -105,46 +137,39 @@ class Plain:
                 self._targets[key] = target
         return target
 
-    def _read(self, exchange: Exchange, cors: Cors) -> None:
+    def _read(self, exchange: Exchange, asker: Asker) -> None:
         service = self._service
         request = exchange.request
         channels, rest, query = self._target(request)
-        identity = identity_of(request, service.rules)
         if rest == "presence":
-            service.rules.check(identity, Action.PRESENCE, channels)
-            self._presence(exchange, channels, cors)
+            service.rules.check(asker.identity, Action.PRESENCE, channels)
+            self._presence(exchange, channels, asker.cors)
             return
-        service.rules.check(identity, Action.READ, channels)
-        start = query.start
-        resumed = request.headers.get(b"last-event-id")
-        if resumed:
-            start = lenient_start(resumed.decode("latin-1"))
+        service.rules.check(asker.identity, Action.READ, channels)
+        start = asker.start or query.start
         if rest == "history" or request.method == "HEAD":
-            serve_page(service, exchange, channels, query, start, cors, rest or "poll")
+            serve_page(service, exchange, channels, query, start, asker.cors, rest or "poll")
         elif query.transport is None and request.is_upgrade:
-            serve_websocket(service, exchange, channels, start, identity)
+            serve_websocket(service, exchange, channels, start, asker.identity)
         else:
-            transport = query.transport or transport_of(request, query)
-            _SERVE[transport](service, exchange, channels, query, start, cors, transport)
+            transport = query.transport or asker.transport or ("long-poll" if query.wait_s else "poll")
+            _SERVE[transport](service, exchange, channels, query, start, asker.cors, transport)
 
-    def _publish(self, exchange: Exchange, channels: tuple[str, ...], cors: Cors) -> None:
+    def _publish(self, exchange: Exchange, channels: tuple[str, ...], asker: Asker) -> None:
         service = self._service
-        request = exchange.request
         if len(channels) > 1:
             raise BadRequest("a POST publishes to one channel")
-        query = publish_query(request.query, service.limits)
-        identity = identity_of(request, service.rules)
-        service.rules.check(identity, Action.PUBLISH, channels)
-        serve_publish(service, exchange, channels[0], query, identity, cors)
+        query = publish_query(exchange.request.query, service.limits)
+        service.rules.check(asker.identity, Action.PUBLISH, channels)
+        serve_publish(service, exchange, channels[0], query, asker.identity, asker.cors)
 
-    def _delete(self, exchange: Exchange, channels: tuple[str, ...], cors: Cors) -> None:
+    def _delete(self, exchange: Exchange, channels: tuple[str, ...], asker: Asker) -> None:
         service = self._service
         if len(channels) > 1:
             raise BadRequest("a DELETE empties one channel")
-        identity = identity_of(exchange.request, service.rules)
-        service.rules.check(identity, Action.DELETE, channels)
+        service.rules.check(asker.identity, Action.DELETE, channels)
         exchange.attend(Page(), "delete")
-        service.hub.broker.log.trim(channels[0], partial(_deleted, exchange, cors))
+        service.hub.broker.log.trim(channels[0], partial(_deleted, exchange, asker.cors))
 
     def _presence(self, exchange: Exchange, channels: tuple[str, ...], cors: Cors) -> None:
         exchange.attend(Page(), "presence")
@@ -168,20 +193,9 @@ def _refuse_method(exchange: Exchange, rest: str, cors: Cors) -> None:
     refuse(exchange, error, cors, allow)
 
 
-def transport_of(request: Request, query: ReadQuery) -> str:
-    """Choose the transport of a GET that names none: by Accept, then by ``wait=``."""
-    accept = request.headers.get(b"accept")
-    if accept is not None:
-        chosen = _streaming_type(accept[:512])
-        if chosen is not None:
-            return chosen
-    return "long-poll" if query.wait_s else "poll"
-
-
-@lru_cache(maxsize=512)
-def _streaming_type(accept: bytes) -> str | None:
-    """Return the first streaming transport that an Accept header asks for (RFC 9110 §12.5.1)."""
-    for part in accept.decode("latin-1").lower().split(","):
+def streaming_transport(accept: bytes) -> str | None:
+    """Return the first streaming transport that an Accept field asks for (RFC 9110 §12.5.1)."""
+    for part in accept[:_MAX_ACCEPT_BYTES].decode("latin-1").lower().split(","):
         media, *parameters = [piece.strip() for piece in part.split(";")]
         if any(piece.replace(" ", "") in ("q=0", "q=0.0", "q=0.00", "q=0.000") for piece in parameters):
             continue
