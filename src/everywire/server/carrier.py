@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from socket import SocketType
 from typing import Any
 
 from everywire.core.codes import Code
@@ -38,6 +39,7 @@ class Carrier(asyncio.Protocol):
         "_peer",
         "_reason",
         "_requests",
+        "_socket",
         "_timer",
         "_transport",
         "transport_name",
@@ -48,6 +50,7 @@ class Carrier(asyncio.Protocol):
         self._listener = listener
         self._host: Host = listener.host
         self._transport: asyncio.Transport | None = None
+        self._socket: SocketType | None = None
         self.write: Callable[[Any], object] = discard
         self._driver: Driver | None = None
         self._timer: Slot | None = None
@@ -77,6 +80,11 @@ class Carrier(asyncio.Protocol):
         driver, self._driver = self._driver, None
         if driver is not None:
             driver.gone(self._reason)
+        if self._socket is not None:
+            # The event loop closes the descriptor right after this, and the kernel may give its number
+            # to another connection: from here on nothing is sent past the transport.
+            self._socket.detach()
+            self._socket = None
         transport, self._transport = self._transport, None
         if transport is not None:
             self._log_close(bytes_of(transport))
@@ -92,6 +100,27 @@ class Carrier(asyncio.Protocol):
         """Leave as soon as possible; the peer is told to come back."""
         if self._driver is not None:
             self._driver.drain(retry_ms)
+
+    # -- writing ------------------------------------------------------------------------
+
+    @property
+    def send(self) -> Callable[[Any], int]:
+        """Write what goes at once, past the transport: `socket.send` costs a fifth less than its write.
+
+        Right only while the transport holds nothing back: then `pause_writing` was not called. With TLS
+        the transport must encrypt.
+        """
+        transport = self._transport
+        if transport is None or self.write is discard or self._listener.is_tls:
+            return self._send_by_transport
+        if self._socket is None:
+            known = transport.get_extra_info("socket")
+            self._socket = SocketType(known.family, known.type, known.proto, known.fileno())
+        return self._socket.send
+
+    def _send_by_transport(self, framed: bytes) -> int:
+        self.write(framed)
+        return len(framed)
 
     # -- back-pressure ----------------------------------------------------------------
 

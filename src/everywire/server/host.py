@@ -143,8 +143,9 @@ class Host:
 class Listener:
     """One listening socket, as far as its connections need to know it."""
 
-    __slots__ = ("host", "scheme")
+    __slots__ = ("host", "is_tls", "scheme")
 
     def __init__(self, host: Host, *, is_tls: bool) -> None:
         self.host = host
+        self.is_tls = is_tls
         self.scheme = "https" if is_tls else "http"

@@ -26,10 +26,9 @@ MAX_WAITING_BYTES: Final = 1024 * 1024
 _NOTICE: Final = "log_lines_dropped"
 _NOTICE_BYTES: Final = 200
 _MAX_PATH_CHARACTERS: Final = 512
-_SECRET: Final = re.compile(
-    r"((?:^|[?&;])[^=&;]*(?:token|ticket|key|secret|passw|auth|jwt|sig|credential|session)[^=&;]*=)[^&;]*",
-    re.IGNORECASE,
-)
+_WORDS: Final = "token|ticket|key|secret|passw|auth|jwt|sig|credential|session"
+_MAY_BE_SECRET: Final = re.compile(_WORDS, re.IGNORECASE)
+_SECRET: Final = re.compile(rf"((?:^|[?&;])[^=&;]*(?:{_WORDS})[^=&;]*=)[^&;]*", re.IGNORECASE)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -37,7 +36,7 @@ _encode = msgspec.json.Encoder().encode
 def loggable(path: str, query: str) -> str:
     """Return a target as it may stand in a log: secrets hidden, and not too long."""
     if query:
-        if "=" in query:
+        if _MAY_BE_SECRET.search(query) is not None:
             query = _SECRET.sub(r"\1***", query)
         path = f"{path}?{query}"
     return path if len(path) <= _MAX_PATH_CHARACTERS else path[:_MAX_PATH_CHARACTERS] + "…"

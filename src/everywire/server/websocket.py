@@ -108,11 +108,18 @@ class WebSocketConnection(Carrier):
     )
 
     def __init__(self, carrier: Carrier, agreed: Handshake, driver: MessageDriver, lingers: bool) -> None:
-        super().__init__(carrier._listener)
+        # Not through the base's own: every attribute is set once.
         transport = carrier._transport
         assert transport is not None
-        host = self._host
+        host = self._host = carrier._host
+        self._listener = carrier._listener
+        self._timer = None
+        self._due_s = 0.0
+        self._mark = -1
+        self._messages_out = 0
+        self._reason = None
         self._transport = transport
+        self._socket, carrier._socket = carrier._socket, None
         self.write = carrier.write
         self._driver = driver
         self._codec = WebSocketCodec(

