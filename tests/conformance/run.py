@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
 import re
 import signal
@@ -57,7 +58,6 @@ def autobahn(reports: Path) -> Judgement:
 
 def autobahn_tls(reports: Path) -> Judgement:
     """Run the 301 quick Autobahn cases over TLS."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
     cert, key = make_certificate(RESULTS)
     return _autobahn(reports, "--tls-cert", cert, "--tls-key", key, quick=True)
 
@@ -164,6 +164,22 @@ def run(names: Sequence[str]) -> tuple[list[Result], list[str]]:
     return results, missing
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep the folder of reports to this run; raise `Missing` while another one has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Missing(f"another run is under way in {folder}") from None
+        yield
+
+
+def _stop(number: int, frame: object) -> None:
+    sys.exit(128 + number)  # on the way out, what was started is ended
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suites that are named, or all; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -172,7 +188,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in names if name not in SUITES]
     if unknown:
         parser.error(f"there is no suite {unknown[0]}; there are {', '.join(SUITES)}")
-    results, missing = run(names or list(SUITES))
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        with alone(RESULTS):
+            results, missing = run(names or list(SUITES))
+    except Missing as error:
+        results, missing = [], [str(error)]
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if results:
         print(f"\n{table(results)}")
     for line in missing:

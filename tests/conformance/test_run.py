@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +153,7 @@ def test_a_run_with_something_missing_ends_non_zero(
     def absent(reports: Path) -> Judgement:
         raise Missing("a thing that nobody has")
 
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
     monkeypatch.setattr(run, "SUITES", {"absent": absent})
     monkeypatch.delenv("EVERYWIRE_SUITES", raising=False)
     assert run.main([]) == 1
@@ -161,8 +165,9 @@ def test_a_run_with_something_missing_ends_non_zero(
 
 
 def test_a_run_ends_with_0_only_if_every_suite_passed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
     suites = {
         "good": lambda reports: verdict(report()),
         "bad": lambda reports: verdict(report(case_1_1_1=("OK", "FAILED"))),
@@ -174,6 +179,45 @@ def test_a_run_ends_with_0_only_if_every_suite_passed(
     out = capsys.readouterr().out
     assert "FAILED: bad" in out
     assert "12 of 12" in out
+
+
+def test_two_runs_at_once_do_not_mix_their_reports(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    monkeypatch.setattr(run, "SUITES", {"good": lambda reports: verdict(report())})
+    with run.alone(tmp_path):
+        assert run.main([]) == 1
+    assert "another run is under way" in capsys.readouterr().out
+    assert run.main([]) == 0
+
+
+def test_a_run_that_is_told_to_stop_ends_what_it_started(tmp_path: Path) -> None:
+    script(tmp_path, f'echo $$ > "{tmp_path}/pid"; exec sleep 600')
+    code = (
+        "import pathlib, sys\n"
+        "from tests.conformance import run\n"
+        "from tests.conformance.autobahn import fuzz\n"
+        "here = pathlib.Path(sys.argv[1])\n"
+        "run.RESULTS = here / 'results'\n"
+        "def suite(reports):\n"
+        "    return fuzz(here / 'program', '-', reports, quick=True, timeout_s=60, explained={})\n"
+        "run.SUITES = {'endless': suite}\n"
+        "sys.exit(run.main([]))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=run.ROOT)
+    try:
+        deadline_s = time.monotonic() + 30
+        while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text("utf-8"):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(30) == 128 + 15
+    finally:
+        process.kill()
+        process.wait()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text("utf-8")), 0)
 
 
 def test_the_explanations_can_be_read() -> None:
