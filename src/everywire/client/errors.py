@@ -22,14 +22,12 @@ class ClientError(EverywireError):
 class ConnectionLost(ClientError):
     """There was no connection, or it broke, or the server asked to come back later.
 
-    ``retry_after_s`` is what the server said about when; ``was_sent`` is False when the
-    request certainly did not reach it.
+    ``retry_after_s`` is what the server said about when.
     """
 
-    def __init__(self, sentence: str, *, retry_after_s: float | None = None, was_sent: bool = True) -> None:
+    def __init__(self, sentence: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(sentence)
         self.retry_after_s = retry_after_s
-        self.was_sent = was_sent
 
 
 class Refused(ClientError):

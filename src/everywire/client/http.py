@@ -54,11 +54,9 @@ async def open_stream(
     except ssl.SSLCertVerificationError as error:
         raise Refused(f"{address}: the certificate is not trusted: {error.verify_message}") from None
     except TimeoutError:
-        raise ConnectionLost(
-            f"{address}: no connection within {CONNECT_TIMEOUT_S:g} s", was_sent=False
-        ) from None
+        raise ConnectionLost(f"{address}: no connection within {CONNECT_TIMEOUT_S:g} s") from None
     except OSError as error:  # ssl.SSLError is one
-        raise ConnectionLost(f"{address}: could not connect: {_reason(error)}", was_sent=False) from None
+        raise ConnectionLost(f"{address}: could not connect: {_reason(error)}") from None
 
 
 def _reason(error: OSError) -> str:
