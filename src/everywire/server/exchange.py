@@ -188,7 +188,8 @@ class HttpExchange(Carrier):
     def _end(self) -> None:
         """Go on after an answer."""
         self._driver = None
-        if not self._keep_alive:
+        if not self._keep_alive or self._host.is_draining:
+            # Also a stream whose head, long ago, promised that the connection would go on.
             self._close()
             return
         self._state = WAITING
