@@ -14,7 +14,8 @@ browser=tests/browser
 
 say() { printf '==> %s\n' "$*" >&2; }
 fail() { printf '\n!!! %s\n' "$@" >&2; exit 1; }
-have() { command -v "$1" >/dev/null 2>&1; }
+# Debian keeps nginx where only root looks for programs.
+have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 
 # Debian's packages may be installed only by root, and only where apt is.
 may_install() { [ "$(id -u)" = 0 ] && have apt-get; }
@@ -79,7 +80,7 @@ install_package() {
 # The real programs, each with the Debian package that brings it.
 check_programs() {
     local missing=() packages=() pair
-    for pair in curl:curl chromium:chromium openssl:openssl ss:iproute2; do
+    for pair in curl:curl chromium:chromium openssl:openssl ss:iproute2 nginx:nginx; do
         have "${pair%%:*}" || { missing+=("${pair%%:*}"); packages+=("${pair##*:}"); }
     done
     [ ${#missing[@]} -gt 0 ] || return 0
