@@ -256,6 +256,20 @@ async def test_the_client_is_seen_through_the_proxy(site: Proxied) -> None:
         assert (await direct.get("/metrics")).status_code == 200
 
 
+async def test_the_figures_that_the_document_names_are_there(site: Proxied) -> None:
+    named = set(re.findall(r"`(everywire_[a-z_]+)`", DOCUMENT.read_text("utf-8")))
+    assert len(named) > 5
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(site.serving.url.rpartition(":")[2]))
+    writer.write(b"GET / HTTP/1.1\r\n\r\n")  # without Host, so that there is something refused
+    async with asyncio.timeout(DEADLINE_S):
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+    await writer.wait_closed()
+    async with httpx.AsyncClient(base_url=site.serving.url, trust_env=False) as direct:
+        figures = (await direct.get("/metrics")).text
+    assert {name for name in named if not re.search(rf"^{name}\b", figures, re.MULTILINE)} == set()
+
+
 async def test_a_shutdown_is_told_through_the_proxy(site: Proxied) -> None:
     accept = {"Accept": "text/event-stream"}
     async with (
