@@ -19,6 +19,7 @@ __all__ = [
     "cpu_s",
     "end",
     "free_port",
+    "last_words",
     "lines_of",
     "memory_bytes",
     "raise_file_limit",
@@ -31,6 +32,7 @@ PRIORITY = -12
 
 TERMINATE_TIMEOUT_S = 10.0
 MAX_LINE_BYTES = 64 * 1024
+LAST_WORDS_LINES, LAST_WORDS_CHARACTERS = 10, 1_000
 
 
 class NotRunning(Exception):
@@ -118,23 +120,24 @@ def free_port() -> int:
         return port
 
 
-def wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path, timeout_s: float) -> None:
+def wait_until_it_listens(process: subprocess.Popen[bytes], port: int, timeout_s: float) -> None:
     """Return when somebody accepts at the port; raise `NotRunning` if the process ends before."""
     give_up = time.monotonic() + timeout_s
     while time.monotonic() < give_up:
         if process.poll() is not None:
-            raise NotRunning(f"ended at once with status {process.returncode}: {_last_words(log)}")
+            raise NotRunning(f"the server ended at once with status {process.returncode}")
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
             return
         except OSError:
             time.sleep(0.05)
-    raise NotRunning(f"does not listen after {timeout_s:.0f} s: {_last_words(log)}")
+    raise NotRunning(f"the server does not listen after {timeout_s:.0f} s")
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
+    """Return the last lines of a log, as one."""
     lines = log.read_text("utf-8", "replace").splitlines() if log.is_file() else []
-    return " / ".join(lines[-3:]) or "it said nothing"
+    return " / ".join(lines[-LAST_WORDS_LINES:])[-LAST_WORDS_CHARACTERS:] or "it said nothing"
 
 
 # -- what /proc tells ---------------------------------------------------------

@@ -18,8 +18,8 @@ from typing import Any
 
 from everywire.lab.plan import Scenario, Subject
 from everywire.lab.prepare import longest_turn_s
-from everywire.lab.processes import NotRunning, end, lines_of, start
-from everywire.lab.servers import Running, make_certificate, running
+from everywire.lab.processes import NotRunning, end, last_words, lines_of, start
+from everywire.lab.servers import SERVER_LOG, Running, make_certificate, running
 from everywire.lab.tools import Missing, Tools, find_nchan, find_openssl
 
 __all__ = ["Cores", "Row", "check_requirements", "rounds", "run_once", "two_cores"]
@@ -80,7 +80,8 @@ def run_once(scenario: Scenario, subject: Subject, tools: Tools, cores: Cores) -
             with running(subject, tools, cores.server, folder, certificate) as server:
                 return _generate(scenario, server, tools, cores, folder)
         except (NotRunning, OSError, subprocess.SubprocessError, ValueError) as error:
-            return [{"phase": "failed", "reason": str(error)}]
+            said = last_words(folder / SERVER_LOG)
+            return [{"phase": "failed", "reason": f"{error}; the server's last words: {said}"}]
 
 
 def _generate(scenario: Scenario, server: Running, tools: Tools, cores: Cores, folder: Path) -> list[Row]:
@@ -104,7 +105,7 @@ def _generate(scenario: Scenario, server: Running, tools: Tools, cores: Cores, f
     finally:
         end(process)
     if status != 0:
-        raise NotRunning(f"status {status}: {log.read_text('utf-8', 'replace').strip()[-1000:]}")
+        raise NotRunning(f"status {status}: {last_words(log)}")
     return rows
 
 

@@ -16,8 +16,9 @@ from everywire.lab.prepare import publish_to, watch
 from everywire.lab.processes import end, free_port, start, wait_until_it_listens
 from everywire.lab.tools import Tools, find_nchan, find_openssl
 
-__all__ = ["Running", "make_certificate", "running"]
+__all__ = ["SERVER_LOG", "Running", "make_certificate", "running"]
 
+SERVER_LOG = "server.log"
 START_TIMEOUT_S = 15.0
 CERTIFICATE_TIMEOUT_S = 30.0
 MAX_FILES, SPARE_FILES = 65_536, 64
@@ -96,7 +97,6 @@ def running(
 ) -> Iterator[Running]:
     """Start a subject in an empty folder, bring it into its state, and end it afterwards."""
     port = free_port()
-    log = folder / "server.log"
     if subject.kind == "baseline":
         command: list[str | Path] = [tools.baseline, str(port)]
     elif subject.kind == "nchan":
@@ -104,9 +104,9 @@ def running(
     else:
         command = _everywire_command(subject, port, folder, certificate)
     with ExitStack() as ending:
-        process = start(command, core=core, log=log, environ=_environ())
+        process = start(command, core=core, log=folder / SERVER_LOG, environ=_environ())
         ending.callback(end, process)
-        wait_until_it_listens(process, port, log, START_TIMEOUT_S)
+        wait_until_it_listens(process, port, START_TIMEOUT_S)
         if subject.kind == "everywire" and not subject.tls:
             ending.enter_context(_state_of(subject, port))
         yield Running(process.pid, port, subject.kind, certificate)
