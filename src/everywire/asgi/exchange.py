@@ -57,6 +57,11 @@ class HttpExchange:
         """Write a chunk of a streamed body."""
         self._pump.offer(_chunk(framed))
 
+    def send(self, framed: Any) -> int:
+        """Write a chunk; the pump takes it whole."""
+        self._pump.offer(_chunk(framed))
+        return len(framed)
+
     def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Answer as a whole."""
         self._is_started = True
@@ -200,6 +205,11 @@ class SocketExchange:
     def write(self, framed: Sequence[tuple[bool, bytes]]) -> None:
         """Write messages."""
         self._pump.offer(*[_message(binary, data) for binary, data in framed])
+
+    def send(self, framed: Sequence[tuple[bool, bytes]]) -> int:
+        """Write messages; the pump takes them all."""
+        self.write(framed)
+        return len(framed)
 
     def beat(self) -> None:
         """Do nothing: pings are the server's."""

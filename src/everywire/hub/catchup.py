@@ -61,7 +61,7 @@ class CatchUp:
             index for index, channel in enumerate(group.channels) if reader.offsets[index] != channel.head
         ]
         if not behind and not reader.gaps:
-            reader.join(self._scheduler.time())
+            reader.join(reader.offsets)
             return
         if not behind:
             self._build(reader, [], [])
@@ -155,7 +155,7 @@ class CatchUp:
         reader.offsets = chunk.offsets
         reader.count(chunk.publications, chunk.missed)
         if reader.group.encoder.once:
-            write = reader.write
+            write = reader.subscriber.write
             reader.close()
             write(chunk.framed)
             return
@@ -163,7 +163,7 @@ class CatchUp:
         if reader.is_closed or reader.is_stalled:
             return
         if chunk.offsets == reader.group.heads():
-            reader.join(self._scheduler.time())
+            reader.join(chunk.offsets)
         else:
             self._queue(reader)
 

@@ -35,10 +35,13 @@ class Chunk(NamedTuple):
 class Member(Protocol):
     """What a cohort asks of its members; a `everywire.hub.reader.Reader` is one."""
 
-    write: Callable[[Any], object]
+    send: Callable[[Any], int]
 
-    def leave(self, publications: int) -> None:
-        """End, after that many publications more: the cohort has let go and is about to answer."""
+    def write(self, framed: Any) -> None:
+        """Take what `send` did not take."""
+
+    def leave(self, publications: int) -> Callable[[Any], object]:
+        """End, after that many publications more; return what takes the answer."""
 
     def fall_behind(self) -> None:
         """Leave the cohort and go on from the log."""
@@ -55,10 +58,11 @@ class Cohort:
 
     __slots__ = ("beaten_s", "group", "members", "offsets", "publications", "wrote_s")
 
-    def __init__(self, group: Group, offsets: tuple[int, ...], now_s: float) -> None:
+    def __init__(self, group: Group, offsets: tuple[int, ...]) -> None:
+        now_s = group.clock()
         self.group = group
         self.offsets = offsets
-        self.members: dict[Member, Callable[[Any], object]] = {}
+        self.members: dict[Member, Callable[[Any], int]] = {}
         self.publications = 0
         """How many were written since the cohort was made; members count by difference."""
         self.wrote_s = now_s
@@ -79,20 +83,35 @@ class Cohort:
             if self.group.encoder.once:
                 self._answer(chunk)
                 break
-            framed = chunk.framed
-            # A write may stall its member, which then leaves the members: walk over a copy.
-            for write in list(self.members.values()):
-                write(framed)
+            self._send(chunk.framed)
         return delivered
+
+    def _send(self, framed: Any) -> None:
+        """Send to every member; what one cannot take at once goes its own way.
+
+        This loop is what fan-out costs beside the system call, so it does nothing else.
+        """
+        size = len(framed)
+        # What is not taken stalls its member, which then leaves the members: walk over a copy.
+        members = iter(list(self.members.items()))
+        while True:
+            try:
+                for member, send in members:
+                    taken = send(framed)
+                    if taken != size:
+                        member.write(framed[taken:])
+                return
+            except OSError:
+                # Full, or gone: the host finds out which. The walk goes on behind this member.
+                member.write(framed)
 
     def _answer(self, chunk: Chunk) -> None:
         members, self.members = self.members, {}
         # First all leave, then all are answered: an answer may bring the next request of its
         # connection at once, and with it a new reader in this very group.
-        for member in members:
-            member.leave(chunk.publications)
+        writes = [member.leave(chunk.publications) for member in members]
         framed = chunk.framed
-        for write in members.values():
+        for write in writes:
             write(framed)
 
     def dissolve(self) -> None:
@@ -118,6 +137,7 @@ class Group:
         "_position",
         "_position_offsets",
         "channels",
+        "clock",
         "cohorts",
         "encoder",
         "framing",
@@ -136,10 +156,12 @@ class Group:
         encoder: Encoder,
         framing: Framing,
         *,
+        clock: Callable[[], float],
         max_bytes: int,
         max_publications: int,
     ) -> None:
         self.key = key
+        self.clock = clock
         self.channels = tuple(channels)
         self.encoder = encoder
         self.framing = framing
@@ -189,16 +211,15 @@ class Group:
         self._position_offsets = None
         self._known_position = None
 
-    def join(self, reader: Member, now_s: float) -> Cohort:
-        """Make a reader that stands at the head a live member."""
-        heads = self.heads()
+    def join(self, member: Member, heads: tuple[int, ...]) -> Cohort:
+        """Make a reader that stands at the heads a live member."""
         for cohort in reversed(self.cohorts):
             if cohort.offsets == heads and len(cohort.members) < COHORT_SIZE:
                 break
         else:
-            cohort = Cohort(self, heads, now_s)
+            cohort = Cohort(self, heads)
             self.cohorts.append(cohort)
-        cohort.members[reader] = reader.write
+        cohort.members[member] = member.send
         return cohort
 
     def tidy(self) -> None:

@@ -158,7 +158,7 @@ class Hub:
             reader.offsets = heads
             reader.subscriber.opened(group.position(heads), ())
             if not reader.is_closed:
-                reader.join(self._scheduler.time())
+                reader.join(heads)
             return
         names = [channel.name for channel in group.channels]
         self.broker.log.heads(names, partial(self._begin, reader, start))
@@ -402,7 +402,15 @@ class Hub:
         limits = self.limits
         max_bytes = limits.max_page_bytes if encoder.once else limits.max_write_bytes
         channels = [self._channels.get(name) or self._make_channel(name) for name in names]
-        group = Group(key, channels, encoder, framing, max_bytes=max_bytes, max_publications=count)
+        group = Group(
+            key,
+            channels,
+            encoder,
+            framing,
+            clock=self._scheduler.time,
+            max_bytes=max_bytes,
+            max_publications=count,
+        )
         self._groups[key] = group
         for name in names:
             self._listeners.setdefault(name, []).append(group)

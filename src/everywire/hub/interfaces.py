@@ -60,10 +60,14 @@ class Subscriber(Protocol):
     """The outer end of one reader: a transport's driver. The hub calls it and never waits."""
 
     @property
-    def write(self) -> Callable[[Any], object]:
-        """What takes one framed chunk: looked up once, called for every joined write. The host's own
-        write wherever that is possible. If bytes remain unsent, `Reader.stalled` is called before it
-        returns."""
+    def send(self) -> Callable[[Any], int]:
+        """What takes one framed chunk at the price of a system call: looked up once, called for every
+        joined write while the reader keeps up. Like `socket.send` it returns how much of ``len(framed)``
+        was taken, or raises OSError when nothing was; the hub then gives the rest to `write`."""
+
+    def write(self, framed: Any, /) -> object:
+        """Take one framed chunk, or the rest of it. If bytes remain unsent, call `Reader.stalled`
+        before returning."""
 
     def opened(self, position: str, new: Sequence[str]) -> None:
         """Hear where reading begins, before the first write; ``new`` names channels that the given

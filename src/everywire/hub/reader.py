@@ -7,9 +7,10 @@ socket has taken all bytes, until it reaches the head. *Closed*.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
 
+from everywire.core.codes import Code
 from everywire.core.publication import Gap
 from everywire.hub.group import Cohort, Group
 from everywire.hub.interfaces import Subscriber
@@ -33,6 +34,29 @@ class Home(Protocol):
         """Hear that a reader ended."""
 
 
+class _Nobody:
+    """The subscriber of a reader that has ended."""
+
+    def send(self, framed: Any) -> int:
+        """Take it and do nothing."""
+        return len(framed)
+
+    def write(self, framed: Any, /) -> None:
+        """Do nothing."""
+
+    def opened(self, position: str, new: Sequence[str]) -> None:
+        """Do nothing."""
+
+    def beat(self) -> None:
+        """Do nothing."""
+
+    def ended(self, code: Code, gap: Gap | None) -> None:
+        """Do nothing."""
+
+
+_NOBODY: Final = _Nobody()
+
+
 class Reader:
     """A reader in the hub. Transports call `stalled`, `writable` and `close`."""
 
@@ -49,16 +73,16 @@ class Reader:
         "is_stalled",
         "missed",
         "offsets",
+        "send",
         "subscriber",
         "turn",
-        "write",
     )
 
     def __init__(self, hub: Home, group: Group, subscriber: Subscriber) -> None:
         self.hub = hub
         self.group = group
         self.subscriber = subscriber
-        self.write: Callable[[Any], object] = subscriber.write
+        self.send: Callable[[Any], int] = subscriber.send
         self.cohort: Cohort | None = None
         self.offsets: tuple[int, ...] = ()
         self.gaps: list[tuple[int, Gap]] | None = None
@@ -79,9 +103,9 @@ class Reader:
             return self._delivered
         return self._delivered + self.cohort.publications - self._base
 
-    def join(self, now_s: float) -> None:
-        """Become a live member of the group: this reader stands at the head."""
-        self.cohort = cohort = self.group.join(self, now_s)
+    def join(self, heads: tuple[int, ...]) -> None:
+        """Become a live member of the group: this reader stands at its heads."""
+        self.cohort = cohort = self.group.join(self, heads)
         self._base = cohort.publications
         self.offsets = ()
 
@@ -96,11 +120,13 @@ class Reader:
         self._delivered += publications
         self.missed += missed
 
-    def leave(self, publications: int) -> None:
+    def leave(self, publications: int) -> Callable[[Any], object]:
         """End: the cohort has let go of this reader and is about to answer it."""
         self._delivered = self.delivered
         self.cohort = None
+        write = self.subscriber.write
         self._end()
+        return write
 
     def fall_behind(self) -> None:
         """Leave the cohort and go on from the log."""
@@ -113,6 +139,10 @@ class Reader:
         del cohort.members[self]
         if not self.is_stalled:
             self.hub.queue(self)
+
+    def write(self, framed: Any) -> None:
+        """Let the subscriber take a framed chunk, whatever its socket holds."""
+        self.subscriber.write(framed)
 
     def beat(self) -> None:
         """Let the subscriber show a sign of life."""
@@ -147,6 +177,10 @@ class Reader:
 
     def _end(self) -> None:
         self.is_closed = True
+        # Reader and subscriber know each other: part them, so that both are freed at once and the
+        # garbage collector has nothing to find.
+        self.subscriber = _NOBODY
+        self.send = _NOBODY.send
         if self.is_stalled:
             self.is_stalled = False
             self.hub.note_writable(self)

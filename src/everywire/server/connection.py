@@ -254,6 +254,9 @@ class HttpConnection(HttpExchange):
         request.peer = peer
         request.is_local = is_local
         request.is_upgrade = fields.wants_websocket and is_http11
+        # What a proxy or the target says otherwise is not in the fields that the memo goes by.
+        is_plain = authority is fields.host and not fields.has_forwarding
+        request.memo = fields.memos[self._listener.is_tls] if is_plain else {}
         try:
             host.handler(self)
         except Exception:

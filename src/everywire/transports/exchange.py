@@ -30,8 +30,8 @@ class Request:
     for WebSocket.
 
     ``memo`` is for whoever works something out of scheme, host and headers alone: a host gives
-    the same dict to requests in which these are the same, since a client sends the same fields
-    over and over.
+    the same dict to requests in which these are the same (but for ``Sec-WebSocket-Key``), since a
+    client sends the same fields over and over.
     """
 
     __slots__ = (
@@ -115,6 +115,10 @@ class MessageChannel(Protocol):
         frames are the same (no extension, or the same deflate parameters)."""
 
     @property
+    def send(self) -> Callable[[Any], int]:
+        """Write what `framing` made as far as it goes at once; see `Exchange.send`."""
+
+    @property
     def write(self) -> Callable[[Any], object]:
         """Write what `framing` made."""
 
@@ -150,6 +154,12 @@ class Exchange(Protocol):
     def framing(self) -> Framing:
         """Frames a payload of bytes as one chunk of a streamed body, shared by all exchanges
         whose chunks look the same."""
+
+    @property
+    def send(self) -> Callable[[Any], int]:
+        """Write what `framing` made as far as it goes at once, as `socket.send` does: returns how much of
+        its length was taken, or raises OSError when nothing was. The rest is to be given to `write`. Only
+        while the driver is not stalled; looked up once after `start` and called for every joined write."""
 
     @property
     def write(self) -> Callable[[Any], object]:

@@ -6,7 +6,7 @@ is written the same bytes. Deadlines are kept in the hub's wheel, not in timers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from everywire.core.codes import Code
@@ -46,7 +46,10 @@ def serve_long_poll(
     hub.open(reader, start or LATEST)
     if not reader.is_closed:
         wait_s = DEFAULT_WAIT_S if query.wait_s is None else query.wait_s
-        waiting.deadline = hub.deadlines.arm(waiting, hub.time() + wait_s, LongPoll.time_is_over)
+        deadlines = hub.deadlines
+        # The wheel's own time is old by one tick at most.
+        due_s = deadlines.now_s + deadlines.resolution_s + wait_s
+        waiting.deadline = deadlines.arm(waiting, due_s, LongPoll.time_is_over)
 
 
 class LongPoll:
@@ -67,12 +70,13 @@ class LongPoll:
         self.deadline: Slot | None = None
         self.position = ""
 
-    @property
-    def write(self) -> Callable[[Any], object]:
-        """Give the answer."""
-        return self._answer
+    def send(self, framed: Any) -> int:
+        """Give the answer; the host takes it whole."""
+        self.write(framed)
+        return len(framed)
 
-    def _answer(self, framed: Any) -> None:
+    def write(self, framed: Any, /) -> None:
+        """Give the answer."""
         self._disarm()
         self.exchange.note(self.reader.delivered)
         self.exchange.answer(framed)
@@ -95,13 +99,15 @@ class LongPoll:
         self._answer_empty(())
 
     def _answer_empty(self, new: Sequence[str]) -> None:
+        position = self._standing()
+        self.reader.close()
+        self.write(self.framing.frame(PAGE[self.has_several].page((), position, new)))
+
+    def _standing(self) -> str:
         # While it waits the reader stands at the head; a channel that came to be known since then
         # may stand elsewhere than it did at first, so the group is asked.
-        reader = self.reader
-        group = reader.group
-        position = group.position(group.heads()) if reader.cohort is not None else self.position
-        reader.close()
-        self._answer(self.framing.frame(PAGE[self.has_several].page((), position, new)))
+        group = self.reader.group
+        return self.position if self.reader.cohort is None else group.position(group.heads())
 
     def beat(self) -> None:
         """Show no sign of life: the head of the answer was not sent yet."""
@@ -125,7 +131,8 @@ class LongPoll:
     def drain(self, retry_ms: int) -> None:
         """Answer with the position: whoever comes back finds the next server."""
         self._disarm()
+        position = self._standing()
         self.reader.close()
         headers = (*json_headers(self._cors), (b"retry-after", b"%d" % (retry_ms // 1000 + 1)))
-        body = PAGE[self.has_several].page((), self.position)
+        body = PAGE[self.has_several].page((), position)
         self.exchange.respond(200, headers, body)

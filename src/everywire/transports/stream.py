@@ -150,9 +150,13 @@ class Stream:
         self.deadline: Slot | None = None
 
     @property
-    def write(self) -> Callable[[Any], object]:
-        """Write a chunk: the host's own write."""
-        return self.exchange.write
+    def send(self) -> Callable[[Any], int]:
+        """Write a chunk as far as it goes: the host's own."""
+        return self.exchange.send
+
+    def write(self, framed: Any, /) -> None:
+        """Write a chunk."""
+        self.exchange.write(framed)
 
     def opened(self, position: str, new: Sequence[str]) -> None:
         """Send the head and where reading begins, and set the age at which this answer ends."""

@@ -89,9 +89,13 @@ class WebSocket:
     # -- what the hub tells -----------------------------------------------------
 
     @property
-    def write(self) -> Callable[[Any], object]:
-        """Write frames: the host's own write."""
-        return self.channel.write
+    def send(self) -> Callable[[Any], int]:
+        """Write frames as far as it goes: the host's own."""
+        return self.channel.send
+
+    def write(self, framed: Any, /) -> None:
+        """Write frames."""
+        self.channel.write(framed)
 
     def opened(self, position: str, new: Sequence[str]) -> None:
         """Begin with the position, where there is a place for it."""

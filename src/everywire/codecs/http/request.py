@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import httptools
 
@@ -66,12 +66,15 @@ class Fields:
         "has_forwarding",
         "host",
         "is_chunked",
+        "memos",
         "values",
         "wants_websocket",
     )
 
     def __init__(self, values: dict[bytes, bytes]) -> None:
         self.values: Mapping[bytes, bytes] = values
+        self.memos: tuple[dict[object, Any], dict[object, Any]] = ({}, {})
+        """For whoever works something out of the fields alone: without TLS, and with it."""
         get = values.get
         self.host: str | None = None
         if (host := get(b"host")) is not None:
@@ -92,11 +95,11 @@ class Fields:
         self.wants_websocket = upgrade is not None and b"websocket" in _tokens(upgrade)
         self.has_forwarding = any(name in _FORWARDING or name.startswith(b"x-forwarded") for name in values)
 
-
     def with_field(self, name: bytes, value: bytes) -> Fields:
         """Return the same fields and one more, which says nothing about connection or body."""
         fields = Fields.__new__(Fields)
         fields.values = {**self.values, name: value}
+        fields.memos = self.memos
         fields.host = self.host
         fields.content_length = self.content_length
         fields.is_chunked = self.is_chunked
