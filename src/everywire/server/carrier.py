@@ -118,6 +118,15 @@ class Carrier(asyncio.Protocol):
             self._socket = SocketType(known.family, known.type, known.proto, known.fileno())
         return self._socket.send
 
+    def write_past(self, framed: bytes) -> None:
+        """Write to a connection that is not stalled, by `send` as far as it goes."""
+        try:
+            taken = self.send(framed)
+        except OSError:
+            taken = 0
+        if taken != len(framed):
+            self.write(framed[taken:])
+
     def _send_by_transport(self, framed: bytes) -> int:
         self.write(framed)
         return len(framed)

@@ -140,7 +140,10 @@ class HttpExchange(Carrier):
             self._check_unanswered()
             return
         self._host.metrics.requests[self._status // 100] += 1
-        self.write(framed)
+        if self._is_stalled:
+            self.write(framed)
+        else:
+            self.write_past(framed)
         self._end()
 
     def start(self, status: int, headers: Headers, first: Any = None) -> None:
@@ -267,6 +270,8 @@ class HttpExchange(Carrier):
             self.respond(error.status, (*_ERROR_HEADERS, *error.headers), _error_body(code, error.message))
             return None
         self.attend(driver, transport)
+        # The driver hears of back-pressure once it has what it drives.
+        self._driver = None
         self._disarm()
         host.metrics.requests[1] += 1
         # Made by us of checked tokens: there is nothing to look for, and nothing worth remembering.
@@ -274,8 +279,10 @@ class HttpExchange(Carrier):
         self.write(b"%b%b%b\r\n" % (STATUS_LINES[101], fields, host.dates.line))
         channel = WebSocketConnection(self, agreed, driver, self.lingers)
         self._state = CLOSED
-        self._driver = self._transport = None
+        self._transport = None
         self.write = discard
+        if self._is_stalled:
+            host.loop.call_soon(channel.tell_stalled)
         if self._buffer:
             host.loop.call_soon(channel.data_received, self._buffer)
             self._buffer = b""
