@@ -76,6 +76,8 @@ async def _pages(
         for publication in answer["publications"]:
             # Pages of one: the position of the page is that of the publication.
             yield {**publication, "position": answer["position"]}
+        if not answer["publications"]:
+            await asyncio.sleep(0.01)
         headers = {name: value for name, value in (headers or {}).items() if name != "Last-Event-ID"}
         query = {**query, "after": answer["position"], "last_event_id": None}
 

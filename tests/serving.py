@@ -2,12 +2,13 @@
 
 `serving` starts one host: our own over TCP, over TLS and over a unix socket, and an ASGI server
 (uvicorn) in this very loop. A test that takes the fixture ``site`` or ``serve`` of
-``tests/transports/conftest.py`` runs over all of them.
+``tests/transports/conftest.py`` runs over all of them. A server that logs a warning fails its test.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -72,25 +73,37 @@ class Site:
         url = httpx.URL(self.url)
         return await asyncio.open_connection(url.host, url.port, ssl=self.tls, **options)
 
-    async def exchange(self, request: bytes) -> bytes:
-        """Send bytes and return all that comes until the server closes."""
-        reader, writer = await self.connect()
-        try:
-            writer.write(request)
-            async with asyncio.timeout(DEADLINE_S):
-                return await reader.read()
-        finally:
-            writer.close()
+    def connect_blocking(self) -> socket.socket:
+        """Open a bare connection for another thread."""
+        if self.unix is not None:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(self.unix)
+            return connection
+        url = httpx.URL(self.url)
+        connection = socket.create_connection((url.host, url.port), DEADLINE_S)
+        if self.tls is not None:
+            return self.tls.wrap_socket(connection, server_hostname=url.host)
+        return connection
 
     def websocket(self, target: str, *, headers: Mapping[str, str] | None = None, **options: Any) -> Any:
         """Connect the `websockets` library; use as an asynchronous context manager."""
-        url = self.url.replace("http", "ws", 1) + target
-        options = {"open_timeout": DEADLINE_S, "close_timeout": 5, "proxy": None, **options}
+        fields = dict(headers or {})
+        # The library writes Host itself, from the URL; where to connect is told beside it.
+        authority = fields.pop("Host", self.authority)
+        url = f"{self.url.partition(':')[0].replace('http', 'ws')}://{authority}{target}"
+        options = {
+            "open_timeout": DEADLINE_S,
+            "close_timeout": 5,
+            "proxy": None,
+            "additional_headers": fields,
+            **options,
+        }
         if self.unix is not None:
-            return websockets.unix_connect(self.unix, url, additional_headers=headers, **options)
+            return websockets.unix_connect(self.unix, url, **options)
+        here = httpx.URL(self.url)
         if self.tls is not None:
-            options["ssl"] = self.tls
-        return websockets.connect(url, additional_headers=headers, **options)
+            options |= {"ssl": self.tls, "server_hostname": here.host}
+        return websockets.connect(url, host=here.host, port=here.port, **options)
 
     async def publish(self, channel: str, *values: Any) -> None:
         """Publish JSON values from within the process."""
@@ -121,7 +134,8 @@ async def serving(host: str, certificate: tuple[str, str], **options: Any) -> As
 
 @asynccontextmanager
 async def _own(host: str, wire: Everywire, certificate: tuple[str, str]) -> AsyncIterator[Site]:
-    with tempfile.TemporaryDirectory(prefix="everywire-") as folder:
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everywire-"))
         path = str(Path(folder) / "socket")
         tls = None
         if host == "own-unix":
@@ -131,19 +145,25 @@ async def _own(host: str, wire: Everywire, certificate: tuple[str, str]) -> Asyn
             tls = ssl.create_default_context(cafile=certificate[0])
         else:
             address = Address(port=0)
-        server = Server(wire.handle, ServerOptions(listen=(address,), limits=wire.limits, log_fd=None))
+        log = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        options = ServerOptions(
+            listen=(address,), limits=wire.limits, log_fd=log.fileno(), log_level="warning"
+        )
+        server = Server(wire.handle, options)
         await wire.start()
+        stack.push_async_callback(wire.close)
+        await server.start()
+        asyncio.get_running_loop().set_exception_handler(server.report)
         try:
-            await server.start()
-            try:
-                if host == "own-unix":
-                    yield Site(host, wire, "http://localhost", unix=path, server=server)
-                else:
-                    yield Site(host, wire, server.addresses[0], tls=tls, server=server)
-            finally:
-                await server.close()
+            if host == "own-unix":
+                yield Site(host, wire, "http://localhost", unix=path, server=server)
+            else:
+                yield Site(host, wire, server.addresses[0], tls=tls, server=server)
         finally:
-            await wire.close()
+            await server.close()
+        log.seek(0)
+        complaints = log.read().decode()
+        assert not complaints, complaints
 
 
 @asynccontextmanager
