@@ -258,6 +258,11 @@ class WebSocketConnection(Carrier):
         else:
             self._is_stalled = True
 
+    def tell_stalled(self) -> None:
+        """Tell a driver that came to a socket which could not even take the handshake."""
+        if self._is_stalled and self._driver is not None:
+            self._driver.stalled()
+
     def pause_reading(self) -> None:
         """Hand out no more messages until `resume_reading`."""
         self._is_paused = True
