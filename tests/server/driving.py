@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -53,7 +53,8 @@ class Client:
             head = await self._until(b"\r\n\r\n")
             heard = _Heard()
             parser = httptools.HttpResponseParser(heard)
-            parser.feed_data(head)
+            with suppress(httptools.HttpParserUpgrade):
+                parser.feed_data(head)
             response = heard.response
             response.status = parser.get_status_code()
             if is_head or response.status in (100, 101, 204, 304):

@@ -46,9 +46,6 @@ class HttpConnection(HttpExchange):
 
     __slots__ = ("_body", "_done", "_is_local")
 
-    high_water = 0
-    """Bytes that may remain unsent before the driver is told."""
-
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener)
         self._body: LengthDecoder | ChunkedDecoder | None = None
@@ -63,7 +60,7 @@ class HttpConnection(HttpExchange):
         host = self._host
         self._transport = transport
         self.write = transport.write
-        transport.set_write_buffer_limits(self.high_water)
+        self._limit_unsent(transport)
         self._peer = peer_of(transport)
         self._is_local = is_loopback(self._peer)
         host.metrics.accepted += 1
@@ -74,6 +71,9 @@ class HttpConnection(HttpExchange):
             return
         host.connections.add(self)
         self._arm(host.limits.head_timeout_s)
+
+    def _limit_unsent(self, transport: asyncio.Transport) -> None:
+        transport.set_write_buffer_limits(0)  # any byte that remains unsent is told at once
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: tell the driver, and write the log line."""
@@ -338,8 +338,6 @@ class TlsConnection(HttpConnection):
     __slots__ = ("_is_made",)
 
     lingers = False
-    high_water = 1
-    """At 0 bytes uvloop's TLS would always find that too many are unsent."""
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener)
@@ -349,6 +347,12 @@ class TlsConnection(HttpConnection):
         """Begin after the handshake."""
         self._is_made = True
         super().connection_made(transport)
+
+    def _limit_unsent(self, transport: asyncio.Transport) -> None:
+        # At 0 bytes the event loops' TLS would always find that too many are unsent. Now, and before the
+        # next turn, it still has the end of the handshake to send.
+        loop = self._host.loop
+        loop.call_soon(lambda: loop.call_soon(lambda: transport.set_write_buffer_limits(1)))
 
     def __del__(self) -> None:
         # Event loops tell a protocol nothing of a handshake that failed, they just drop it.

@@ -18,6 +18,9 @@ _IPPROTO_TCP: Final = 6
 # struct tcp_info of Linux 4.2 and later: tcpi_bytes_acked and tcpi_bytes_received stand at 120 and 128.
 _ACKED_AND_RECEIVED: Final = struct.Struct("QQ")
 _OFFSET: Final = 120
+# TCP states: TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING; FIN_WAIT2, TIME_WAIT.
+_PEER_HAS_ENDED: Final = frozenset({6, 8, 9, 11})
+_END_WAS_ACKED: Final = frozenset({5, 6})
 
 
 def peer_of(transport: asyncio.Transport) -> str:
@@ -53,8 +56,9 @@ def bytes_of(transport: asyncio.Transport) -> tuple[int, int] | None:
         acked, received = _ACKED_AND_RECEIVED.unpack_from(info, _OFFSET)
     except (OSError, struct.error):
         return None
-    # The kernel counts the peer's SYN and FIN, or does not: what is told is right to a byte or two.
-    return received, max(0, acked - 1)
+    state = info[0]
+    # The kernel counts the end of each direction as a byte.
+    return received - (state in _PEER_HAS_ENDED), acked - (state in _END_WAS_ACKED)
 
 
 def unsent_bytes(transport: asyncio.Transport) -> int:
