@@ -146,7 +146,11 @@ class HttpConnection(HttpExchange):
         state = self._state
         if state == WAITING:
             end = data.find(b"\r\n\r\n") + 4
-            if end == len(data) <= self._host.limits.max_head_bytes and not self._buffer and data[0] != 13:
+            if (
+                3 < end == len(data) <= self._host.limits.max_head_bytes
+                and not self._buffer
+                and data[0] != 13
+            ):
                 self._begin(data)  # one whole head, as nearly every read is
             else:
                 self._serve(data)
