@@ -20,8 +20,8 @@ from everywire.core.publication import RESET, Gap, trimmed
 from everywire.core.settings import SlowReader
 from everywire.hub.channel import Channel
 from everywire.hub.counters import Counters
-from everywire.hub.group import Chunk
-from everywire.hub.interfaces import Item, Scheduler
+from everywire.hub.group import Batch, Chunk
+from everywire.hub.interfaces import Scheduler
 from everywire.hub.reader import Reader
 from everywire.hub.recovery import PageReader
 
@@ -60,13 +60,13 @@ class CatchUp:
         behind = [
             index for index, channel in enumerate(group.channels) if reader.offsets[index] != channel.head
         ]
-        if not behind and not reader.gaps:
+        if not behind and not reader.untold:
             reader.join(reader.offsets)
             return
         if not behind:
             self._build(reader, [], [])
             return
-        if not reader.gaps and not group.encoder.once:
+        if not reader.untold and not group.encoder.once:
             chunk = self._chunks.get((group.key, reader.offsets))
             if chunk is not None:
                 self._deliver(reader, chunk)
@@ -89,47 +89,41 @@ class CatchUp:
         self._build(reader, behind, pages)
 
     def _build(self, reader: Reader, behind: list[int], pages: list[Page]) -> None:
+        """Make one write of what the reader was not told yet and of what the pages hold."""
         group = reader.group
-        key = None if reader.gaps or group.encoder.once else (group.key, reader.offsets)
-        found: list[tuple[int, object]] = [(index, gap) for index, gap in reader.gaps or ()]
-        reader.gaps = None
+        key = None if reader.untold or group.encoder.once else (group.key, reader.offsets)
         offsets = list(reader.offsets)
-        items: list[Item] = []
-        missed = 0
-        for index, gap in found:
-            assert isinstance(gap, Gap)
-            missed += gap.missed
-            items.append(Item(group.channels[index].name, gap, group.position(offsets)))
-        gaps = len(items)
+        batch = Batch(group, offsets, reader.untold)
+        for row in reader.untold:
+            batch.tell_gap(row.nth, row.gap)
+        reader.untold = ()
         for index, page in zip(behind, pages, strict=True):
             channel = group.channels[index]
-            gap_here = self._gap(channel, offsets[index], page)
-            if gap_here is not None:
+            gap = self._gap(channel, offsets[index], page)
+            if gap is not None:
                 if channel.settings.slow_reader is SlowReader.DISCONNECT:
-                    self._end(reader, codes.SLOW, gap_here)
+                    self._end(reader, codes.SLOW, gap)
                     return
-                gaps += 1
-                missed += gap_here.missed
-                offsets[index] = page.head.first - 1 if gap_here.last is None else gap_here.last
-                items.append(Item(channel.name, gap_here, group.position(offsets)))
+                offsets[index] = page.head.first - 1 if gap.last is None else gap.last
+                batch.tell_gap(index, gap)
             if page.head.epoch != channel.epoch or page.head.last > channel.head:
                 # The log is ahead of what this node heard: everyone on the channel wants to know.
                 self._advanced(channel, page.head.epoch, page.head.last)
             for publication in page.publications:
                 if offsets[index] < publication.offset <= channel.head:
-                    offsets[index] = publication.offset
-                    position = group.position(offsets) if group.encoder.wants_positions else ""
-                    items.append(Item(channel.name, publication, position))
-        if not items:
-            reader.offsets = tuple(offsets)
+                    batch.tell(index, publication)
+        self._finish(reader, batch, key)
+
+    def _finish(self, reader: Reader, batch: Batch, key: Hashable) -> None:
+        if not batch.items:
+            # Nothing yet of what this node heard of: the log lags, or is being read for everyone.
             self._scheduler.call_later(_RETRY_S / 10, partial(self._queue, reader))
             return
-        if gaps and not group.encoder.tells_gaps:
-            first_gap = next(item.content for item in items if isinstance(item.content, Gap))
-            self._end(reader, codes.INSUFFICIENT_STATE, first_gap)
+        if batch.gaps and not reader.group.encoder.tells_gaps:
+            gap = next(item.content for item in batch.items if isinstance(item.content, Gap))
+            self._end(reader, codes.INSUFFICIENT_STATE, gap)
             return
-        payload = group.encoder.encode(items, group.position(offsets))
-        chunk = Chunk(group.framing.frame(payload), tuple(offsets), len(items) - gaps, missed, gaps)
+        chunk = batch.chunk()
         if key is not None:
             self._chunks[key] = chunk
             if len(self._chunks) > _KEPT_CHUNKS:

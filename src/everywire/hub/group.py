@@ -12,11 +12,11 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from everywire.core.position import Place, Position, encode_position
-from everywire.core.publication import Publication
+from everywire.core.publication import Gap, Publication
 from everywire.hub.channel import Channel
 from everywire.hub.interfaces import Encoder, Framing, Item
 
-__all__ = ["Chunk", "Cohort", "Group", "Member"]
+__all__ = ["Batch", "Chunk", "Cohort", "Group", "Member", "Untold"]
 
 COHORT_SIZE: Final = 512
 """Members of one cohort: some 2 ms of writing."""
@@ -266,25 +266,80 @@ class Group:
         for end, (_, publication) in enumerate(news):
             size += len(publication.data)
             if end > begin and (size > self.max_bytes or end - begin >= self.max_publications):
-                chunks.append(self.chunk(offsets, news[begin:end]))
+                chunks.append(self._chunk(offsets, news[begin:end]))
                 begin, size = end, len(publication.data)
         if begin < len(news):
-            chunks.append(self.chunk(offsets, news[begin:]))
+            chunks.append(self._chunk(offsets, news[begin:]))
         return chunks
 
-    def chunk(self, offsets: list[int], news: Sequence[tuple[int, Publication]]) -> Chunk:
-        """Encode and frame publications in one write; ``offsets`` move to where it ends."""
-        items: list[Item] = []
-        wants_positions = self.encoder.wants_positions
+    def _chunk(self, offsets: list[int], news: Sequence[tuple[int, Publication]]) -> Chunk:
+        """Put publications into one write; ``offsets`` move to where it ends."""
+        batch = Batch(self, offsets)
         for index, publication in news:
-            offsets[index] = publication.offset
-            position = self.position(offsets) if wants_positions else ""
-            items.append(Item(self.channels[index].name, publication, position))
-        after = tuple(offsets)
-        payload = self.encoder.encode(items, self.position(after))
-        return Chunk(self.framing.frame(payload), after, len(items))
+            batch.tell(index, publication)
+        return batch.chunk()
 
     def forget_chunks(self) -> None:
         """Let go of the last joined writes: every cohort has them."""
         self._chunks = []
         self._chunks_key = None
+
+
+class Untold(NamedTuple):
+    """A gap that was found when a reader came, and that it was not told of yet."""
+
+    nth: int
+    """Which of the group's channels."""
+    gap: Gap
+    place: Place
+    """Where the reader said that it stands. Until it has heard of the gap, positions keep saying so: if
+    it is cut before, the next server finds the gap again."""
+
+
+class Batch:
+    """What goes into one write: items in order, and how far they bring a reader of a group.
+
+    ``offsets`` are moved along. Those gaps of ``untold`` that are not told yet are not passed over in
+    any position.
+    """
+
+    __slots__ = ("_group", "_offsets", "_untold", "gaps", "items", "missed")
+
+    def __init__(self, group: Group, offsets: list[int], untold: Sequence[Untold] = ()) -> None:
+        self._group = group
+        self._offsets = offsets
+        self._untold = {row.nth: row.place for row in untold}
+        self.items: list[Item] = []
+        self.gaps = 0
+        self.missed = 0
+
+    def position(self) -> str:
+        """Encode where the reader stands now."""
+        group = self._group
+        if not self._untold:
+            return group.position(self._offsets)
+        return encode_position(
+            (channel.name, self._untold.get(index) or Place(channel.epoch, self._offsets[index]))
+            for index, channel in enumerate(group.channels)
+        )
+
+    def tell(self, index: int, publication: Publication) -> None:
+        """Add a publication of a channel."""
+        group = self._group
+        self._offsets[index] = publication.offset
+        position = self.position() if group.encoder.wants_positions else ""
+        self.items.append(Item(group.channels[index].name, publication, position))
+
+    def tell_gap(self, index: int, gap: Gap) -> None:
+        """Add a gap, after which reading goes on where ``offsets`` say."""
+        self._untold.pop(index, None)
+        self.gaps += 1
+        self.missed += gap.missed
+        self.items.append(Item(self._group.channels[index].name, gap, self.position()))
+
+    def chunk(self) -> Chunk:
+        """Encode and frame the items."""
+        group = self._group
+        payload = group.encoder.encode(self.items, self.position())
+        told = len(self.items) - self.gaps
+        return Chunk(group.framing.frame(payload), tuple(self._offsets), told, self.missed, self.gaps)

@@ -18,7 +18,7 @@ from everywire.core import codes
 from everywire.core.errors import BrokerBusy, EverywireError
 from everywire.core.limits import Limits
 from everywire.core.log import Budget
-from everywire.core.publication import RESET, Draft, Gap, Publication
+from everywire.core.publication import RESET, Draft, Publication
 from everywire.core.settings import SettingsTable
 from everywire.core.wheel import Wheel
 from everywire.hub.catchup import CatchUp
@@ -26,7 +26,7 @@ from everywire.hub.channel import Channel
 from everywire.hub.counters import Counters
 from everywire.hub.fanout import Fanout
 from everywire.hub.fetch import Fetched, fetch
-from everywire.hub.group import Group
+from everywire.hub.group import Batch, Group, Untold
 from everywire.hub.interfaces import Cancellable, Encoder, Framing, Scheduler, Subscriber
 from everywire.hub.reader import Reader
 from everywire.hub.recovery import LATEST, PageReader, Start, begin_at
@@ -174,19 +174,21 @@ class Hub:
         group = reader.group
         for channel in group.channels:
             self._note_head(channel, heads[channel.name])
+            if channel.is_repairing:
+                # The log is ahead of what this node heard; begin when it has caught up.
+                channel.waiting.append(partial(self.open, reader, start))
+                return
         begins = [begin_at(start, channel.name, heads[channel.name]) for channel in group.channels]
-        offsets = tuple(
-            min(begin.offset, channel.head) for begin, channel in zip(begins, group.channels, strict=True)
-        )
-        reader.gaps = [(index, begin.gap) for index, begin in enumerate(begins) if begin.gap] or None
+        offsets = tuple([begin.offset for begin in begins])
+        reader.untold = [
+            Untold(index, begin.gap, begin.place) for index, begin in enumerate(begins) if begin.gap
+        ]
         reader.offsets = offsets
-        self._count_gaps(reader.gaps)
+        self.counters.resets_told += sum(row.gap is RESET for row in reader.untold)
+        position = Batch(group, list(offsets), reader.untold).position()
         new = [ch.name for begin, ch in zip(begins, group.channels, strict=True) if begin.is_new]
-        reader.subscriber.opened(group.position(offsets), new)
+        reader.subscriber.opened(position, new)
         self._catch_up.step(reader)
-
-    def _count_gaps(self, gaps: Sequence[tuple[int, Gap]] | None) -> None:
-        self.counters.resets_told += sum(gap is RESET for _, gap in gaps or ())
 
     def fetch(
         self,
@@ -202,10 +204,10 @@ class Hub:
 
         def count_and_tell(fetched: Fetched | EverywireError) -> None:
             if isinstance(fetched, Fetched):
-                gaps = [(0, here.gap) for here in fetched.slices if here.gap]
+                gaps = [here.gap for here in fetched.slices if here.gap]
                 self.counters.gaps_told += len(gaps)
-                self.counters.missed += sum(gap.missed for _, gap in gaps)
-                self._count_gaps(gaps)
+                self.counters.missed += sum(gap.missed for gap in gaps)
+                self.counters.resets_told += sum(gap is RESET for gap in gaps)
                 self.counters.delivered += sum(len(here.publications) for here in fetched.slices)
             done(fetched)
 
@@ -329,7 +331,8 @@ class Hub:
             return
         channel.is_repairing = True
         limits = self.limits
-        self._pages.read(
+        # Past the tail, which knows no more than this node heard.
+        self.broker.log.read(
             channel.name,
             channel.head,
             limits.max_page_publications,
@@ -339,8 +342,11 @@ class Hub:
 
     def _repair(self, channel: Channel, page: Page | EverywireError) -> None:
         channel.is_repairing = False
+        if not self._is_here(channel):
+            return
         if isinstance(page, EverywireError):
-            return  # the next comparison of heads tries again
+            self._scheduler.call_later(_TICK_S, partial(self._go_on, channel))
+            return
         head = page.head
         if head.epoch != channel.epoch:
             self._log_is_ahead(channel, head.epoch, head.last)
@@ -352,13 +358,30 @@ class Hub:
             self._fanout.published(channel)
             if channel.head < head.last:
                 self._log_is_ahead(channel, head.epoch, head.last)
+            else:
+                self._go_on(channel)
         elif head.last > channel.head:
             self._stand_anew(channel, {channel.name: head})
+        else:
+            self._go_on(channel)
+
+    def _go_on(self, channel: Channel) -> None:
+        """Let those begin who waited for what the log says."""
+        waiting, channel.waiting = channel.waiting, []
+        for go_on in waiting:
+            go_on()
+
+    def _is_here(self, channel: Channel) -> bool:
+        """Say whether a channel still has readers, or had some a moment ago."""
+        return self._channels.get(channel.name) is channel
 
     def _stand_anew(self, channel: Channel, heads: Mapping[str, Head] | EverywireError) -> None:
         """Send all live readers back to the log: it was trimmed past them, or has another epoch."""
         channel.is_repairing = False
+        if not self._is_here(channel):
+            return
         if isinstance(heads, EverywireError):
+            self._scheduler.call_later(_TICK_S, partial(self._go_on, channel))
             return
         head = heads[channel.name]
         for group in self._groups_of(channel.name):
@@ -368,6 +391,7 @@ class Hub:
         channel.stand_at(head.epoch, head.last, head.exists)
         if not self.broker.log.is_local:
             channel.keep_tail(self._budget)
+        self._go_on(channel)
 
     # -- what readers tell (Home) --------------------------------------------------
 
@@ -423,19 +447,18 @@ class Hub:
         return channel
 
     def _know(self, channel: Channel, heads: Mapping[str, Head] | EverywireError) -> None:
+        if not self._is_here(channel):
+            return
         if isinstance(heads, EverywireError):
-            if self._channels.get(channel.name) is channel:
-                again = partial(self.broker.log.heads, (channel.name,), partial(self._know, channel))
-                self._scheduler.call_later(_TICK_S, again)
+            again = partial(self.broker.log.heads, (channel.name,), partial(self._know, channel))
+            self._scheduler.call_later(_TICK_S, again)
             return
         head = heads[channel.name]
         channel.stand_at(head.epoch, head.last, head.exists)
         if not self.broker.log.is_local:
             channel.keep_tail(self._budget)
         channel.is_known = True
-        waiting, channel.waiting = channel.waiting, []
-        for go_on in waiting:
-            go_on()
+        self._go_on(channel)
 
     def _drop_group(self, group: Group) -> None:
         self._groups.pop(group.key, None)  # type: ignore[call-overload]

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from everywire.core.codes import Code
 from everywire.core.publication import Gap
-from everywire.hub.group import Cohort, Group
+from everywire.hub.group import Cohort, Group, Untold
 from everywire.hub.interfaces import Subscriber
 
 __all__ = ["Home", "Reader"]
@@ -64,7 +64,6 @@ class Reader:
         "_base",
         "_delivered",
         "cohort",
-        "gaps",
         "group",
         "hub",
         "is_closed",
@@ -76,6 +75,7 @@ class Reader:
         "send",
         "subscriber",
         "turn",
+        "untold",
     )
 
     def __init__(self, hub: Home, group: Group, subscriber: Subscriber) -> None:
@@ -85,8 +85,8 @@ class Reader:
         self.send: Callable[[Any], int] = subscriber.send
         self.cohort: Cohort | None = None
         self.offsets: tuple[int, ...] = ()
-        self.gaps: list[tuple[int, Gap]] | None = None
-        """Gaps found when it came, by index of channel; told before anything else."""
+        self.untold: Sequence[Untold] = ()
+        """Gaps found when it came; told before anything else."""
         self.is_closed = False
         self.is_stalled = False
         self.is_reading = False

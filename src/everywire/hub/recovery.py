@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from everywire.brokers.base import Head, Log, Page
 from everywire.core.errors import EverywireError
-from everywire.core.position import Position
+from everywire.core.position import Place, Position
 from everywire.core.publication import RESET, Gap, trimmed
 from everywire.hub.channel import Channel
 
@@ -34,12 +34,18 @@ UNREADABLE: Final = Start(None, "unreadable")
 """With a position that nobody can read: a reset, then the oldest that is kept."""
 
 
+NOWHERE: Final = Place("?", 0)
+"""The place of a position that nobody can read: of no epoch that there is."""
+
+
 class Begin(NamedTuple):
     """Where a reader begins in one channel: after ``offset``, once the gap was told."""
 
     offset: int
     gap: Gap | None = None
     is_new: bool = False
+    place: Place = NOWHERE
+    """The place that was asked for, if there is a gap."""
 
 
 def begin_at(start: Start, name: str, head: Head) -> Begin:
@@ -55,9 +61,9 @@ def begin_at(start: Start, name: str, head: Head) -> Begin:
     if place is None:
         return Begin(head.last, is_new=True)
     if place.epoch != head.epoch or place.offset > head.last:
-        return Begin(head.first - 1, RESET)
+        return Begin(head.first - 1, RESET, place=place)
     if place.offset + 1 < head.first:
-        return Begin(head.first - 1, trimmed(place.offset + 1, head.first - 1))
+        return Begin(head.first - 1, trimmed(place.offset + 1, head.first - 1), place=place)
     return Begin(place.offset)
 
 
