@@ -18,7 +18,7 @@ from everywire.server.host import Host, Listener
 from everywire.server.options import ServerOptions
 from tests.server.driving import Handlers
 
-ERROR = re.compile(rb"(HTTP/1.1 [45]\d\d).*", re.DOTALL)
+ERROR = re.compile(rb"HTTP/1.1 [45].*", re.DOTALL)
 LIMITS = Limits(max_head_bytes=500, max_pipelined_bytes=300)
 
 
@@ -92,8 +92,8 @@ def listener(host: Host) -> Listener:
 def converse(pieces: list[bytes]) -> tuple[bytes, list[str], bool]:
     """Feed the pieces, and answer what is held after each.
 
-    Returns what came out (of an error only its status: its sentence depends on what was seen first),
-    the paths that were asked for, and whether the connection ended.
+    Returns what came out, the paths that were asked for, and whether the connection ended. Of an error
+    only that it was one: which is told of two depends on what is seen first.
     """
     loop = Loop()
     handlers = Handlers()
@@ -115,7 +115,7 @@ def converse(pieces: list[bytes]) -> tuple[bytes, list[str], bool]:
     for piece in pieces:
         wire.feed(piece)
         settle()
-    out = ERROR.sub(rb"\1", wire.out)
+    out = ERROR.sub(b"error", wire.out)
     return out, handlers.requests, wire.is_closed or wire.ended
 
 
@@ -160,8 +160,7 @@ def test_any_split_gives_the_same_answers(requests: list[bytes], cuts: list[int]
     data = b"".join(requests)
     whole = converse([data])
     assert converse(cut(data, cuts)) == whole
-    # Errors end the connection at once, whatever follows.
-    assert whole[0].count(b"HTTP/1.1 4") + whole[0].count(b"HTTP/1.1 5") <= 1
+    assert whole[2] or b"error" not in whole[0]
 
 
 def test_byte_by_byte() -> None:
@@ -185,14 +184,14 @@ def test_broken_bytes_are_answered_or_waited_for(number: int) -> None:
         if not out:
             assert not ended
         else:
-            assert out.startswith(b"HTTP/1.1 ")
+            assert out.startswith((b"HTTP/1.1 2", b"error"))
 
 
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=5))
 def test_nothing_escapes_and_nothing_is_asked_that_was_not_said(data: bytes, cuts: list[int]) -> None:
     out, requests, _ = converse(cut(data, cuts))
     assert requests == [] or b"HTTP/1.1" in data
-    assert out == b"" or out.startswith((b"HTTP/1.1 4", b"HTTP/1.1 501"))
+    assert out in (b"", b"error")
 
 
 async def test_a_blocked_loop_costs_no_deadline() -> None:
