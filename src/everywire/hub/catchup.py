@@ -16,11 +16,12 @@ from typing import Final
 from everywire.brokers.base import Page
 from everywire.core import codes
 from everywire.core.errors import EverywireError
+from everywire.core.position import Place
 from everywire.core.publication import RESET, Gap, trimmed
 from everywire.core.settings import SlowReader
 from everywire.hub.channel import Channel
 from everywire.hub.counters import Counters
-from everywire.hub.group import Batch, Chunk
+from everywire.hub.group import Batch, Chunk, Untold
 from everywire.hub.interfaces import Scheduler
 from everywire.hub.reader import Reader
 from everywire.hub.recovery import PageReader
@@ -30,6 +31,8 @@ __all__ = ["CatchUp"]
 _KEPT_CHUNKS: Final = 32
 """Joined writes kept for the next reader at the same place: at most 32 times 64 KiB."""
 _RETRY_S: Final = 1.0
+BEFORE_ALL: Final = -1
+"""The offset of a reader that is to begin with the oldest that is kept."""
 
 
 class CatchUp:
@@ -57,6 +60,9 @@ class CatchUp:
         if reader.is_closed or reader.is_stalled or reader.is_reading or reader.cohort is not None:
             return
         group = reader.group
+        epochs = group.epochs()
+        if reader.epochs != epochs:
+            self._reset(reader, epochs)
         behind = [
             index for index, channel in enumerate(group.channels) if reader.offsets[index] != channel.head
         ]
@@ -67,7 +73,7 @@ class CatchUp:
             self._build(reader, [], [])
             return
         if not reader.untold and not group.encoder.once:
-            chunk = self._chunks.get((group.key, reader.offsets))
+            chunk = self._chunks.get((group.key, epochs, reader.offsets))
             if chunk is not None:
                 self._deliver(reader, chunk)
                 return
@@ -78,6 +84,20 @@ class CatchUp:
         wanted = [(group.channels[index].name, reader.offsets[index]) for index in behind]
         done = partial(self._got, reader, behind)
         self._pages.read_several(wanted, group.max_publications, group.max_bytes, done)
+
+    def _reset(self, reader: Reader, epochs: tuple[str, ...]) -> None:
+        """Have a reader told that a channel has another epoch; it goes on with the oldest that is kept."""
+        untold = {row.nth: row for row in reader.untold}
+        offsets = list(reader.offsets)
+        for nth, (known, epoch) in enumerate(zip(reader.epochs, epochs, strict=True)):
+            if known != epoch:
+                place = untold[nth].place if nth in untold else Place(known, offsets[nth])
+                untold[nth] = Untold(nth, RESET, place)
+                offsets[nth] = BEFORE_ALL
+                self._counters.resets_told += 1
+        reader.untold = list(untold.values())
+        reader.offsets = tuple(offsets)
+        reader.epochs = epochs
 
     def _got(self, reader: Reader, behind: list[int], pages: list[Page] | EverywireError) -> None:
         reader.is_reading = False
@@ -91,22 +111,33 @@ class CatchUp:
     def _build(self, reader: Reader, behind: list[int], pages: list[Page]) -> None:
         """Make one write of what the reader was not told yet and of what the pages hold."""
         group = reader.group
-        key = None if reader.untold or group.encoder.once else (group.key, reader.offsets)
+        key = None if reader.untold or group.encoder.once else (group.key, reader.epochs, reader.offsets)
+        if reader.epochs != group.epochs():
+            self._queue(reader)  # while the pages were read a channel got another epoch
+            return
         offsets = list(reader.offsets)
+        for index, page in zip(behind, pages, strict=True):
+            if offsets[index] == BEFORE_ALL:
+                offsets[index] = page.head.first - 1
         batch = Batch(group, offsets, reader.untold)
         for row in reader.untold:
             batch.tell_gap(row.nth, row.gap)
         reader.untold = ()
         for index, page in zip(behind, pages, strict=True):
             channel = group.channels[index]
+            if page.head.epoch != channel.epoch or page.head.last < offsets[index]:
+                # Another epoch than the one known here, or a store that lags: look again.
+                self._advanced(channel, page.head.epoch, page.head.last)
+                continue
             gap = self._gap(channel, offsets[index], page)
             if gap is not None:
                 if channel.settings.slow_reader is SlowReader.DISCONNECT:
                     self._end(reader, codes.SLOW, gap)
                     return
-                offsets[index] = page.head.first - 1 if gap.last is None else gap.last
+                assert gap.last is not None
+                offsets[index] = gap.last
                 batch.tell_gap(index, gap)
-            if page.head.epoch != channel.epoch or page.head.last > channel.head:
+            if page.head.last > channel.head:
                 # The log is ahead of what this node heard: everyone on the channel wants to know.
                 self._advanced(channel, page.head.epoch, page.head.last)
             for publication in page.publications:
@@ -132,8 +163,6 @@ class CatchUp:
 
     def _gap(self, channel: Channel, offset: int, page: Page) -> Gap | None:
         head = page.head
-        if head.epoch != channel.epoch or offset > head.last:
-            return RESET
         if offset + 1 >= head.first:
             return None
         if channel.settings.slow_reader is SlowReader.LATEST:

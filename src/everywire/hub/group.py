@@ -182,6 +182,10 @@ class Group:
         """Return where the channels stand."""
         return tuple([channel.head for channel in self.channels])
 
+    def epochs(self) -> tuple[str, ...]:
+        """Return the epochs of the channels."""
+        return tuple([channel.epoch for channel in self.channels])
+
     def position(self, offsets: Sequence[int]) -> str:
         """Encode offsets in this group's channels as a position."""
         offsets = tuple(offsets)

@@ -156,6 +156,7 @@ class Hub:
         heads = group.heads()
         if start is LATEST or group.stands_at(start.position, heads):
             reader.offsets = heads
+            reader.epochs = group.epochs()
             reader.subscriber.opened(group.position(heads), ())
             if not reader.is_closed:
                 reader.join(heads)
@@ -184,6 +185,7 @@ class Hub:
             Untold(index, begin.gap, begin.place) for index, begin in enumerate(begins) if begin.gap
         ]
         reader.offsets = offsets
+        reader.epochs = group.epochs()
         self.counters.resets_told += sum(row.gap is RESET for row in reader.untold)
         position = Batch(group, list(offsets), reader.untold).position()
         new = [ch.name for begin, ch in zip(begins, group.channels, strict=True) if begin.is_new]
@@ -325,11 +327,10 @@ class Hub:
         """Read what this node did not hear of, once for everyone on the channel."""
         if channel.is_repairing:
             return
+        channel.is_repairing = True
         if epoch != channel.epoch:
             self.broker.log.heads((channel.name,), partial(self._stand_anew, channel))
-            channel.is_repairing = True
             return
-        channel.is_repairing = True
         limits = self.limits
         # Past the tail, which knows no more than this node heard.
         self.broker.log.read(

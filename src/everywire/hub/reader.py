@@ -64,6 +64,7 @@ class Reader:
         "_base",
         "_delivered",
         "cohort",
+        "epochs",
         "group",
         "hub",
         "is_closed",
@@ -85,6 +86,8 @@ class Reader:
         self.send: Callable[[Any], int] = subscriber.send
         self.cohort: Cohort | None = None
         self.offsets: tuple[int, ...] = ()
+        self.epochs: tuple[str, ...] = ()
+        """What the offsets count in; both only while it is behind."""
         self.untold: Sequence[Untold] = ()
         """Gaps found when it came; told before anything else."""
         self.is_closed = False
@@ -135,6 +138,7 @@ class Reader:
             return
         self._delivered = self.delivered
         self.offsets = cohort.offsets
+        self.epochs = self.group.epochs()
         self.cohort = None
         del cohort.members[self]
         if not self.is_stalled:
