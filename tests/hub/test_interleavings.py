@@ -23,14 +23,22 @@ LARGE = Window()
 
 GOOD_LINK = Faults()
 BAD_LINK = Faults(
-    max_delay_s=0.3, lost=0.2, doubled=0.2, coalesced=0.2, reorders_hints=True, failed=0.05, appends_failed=0.02
+    max_delay_s=0.3,
+    lost=0.2,
+    doubled=0.2,
+    coalesced=0.2,
+    reorders_hints=True,
+    failed=0.05,
+    appends_failed=0.02,
 )
 
 
 class Run:
     """One drawn interleaving."""
 
-    def __init__(self, seed: int, window: Window, slow: SlowReader, link: Faults | None, resets: bool) -> None:
+    def __init__(
+        self, seed: int, window: Window, slow: SlowReader, link: Faults | None, resets: bool
+    ) -> None:
         self.random = random = Random(seed)
         limits = Limits(
             max_write_bytes=random.choice([300, 2_000, 65_536]),
