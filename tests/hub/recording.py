@@ -58,15 +58,30 @@ class RecordingEncoder:
         return Batch(tuple(items), position)
 
 
+class Framed:
+    """What the socket takes: a batch as so many bytes, or what is left of them."""
+
+    def __init__(self, batch: Batch, size: int) -> None:
+        self.batch = batch
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, rest: slice) -> Framed:
+        return Framed(self.batch, self.size - rest.start)
+
+
 class RecordingFraming:
-    """A framing that leaves payloads as they are; ``framed`` counts."""
+    """A framing that says how large a batch is; ``framed`` counts."""
 
     def __init__(self) -> None:
         self.framed = 0
 
-    def frame(self, payload: Any) -> Any:
+    def frame(self, payload: Batch) -> Framed:
         self.framed += 1
-        return payload
+        sizes = (len(one.content.data) for one in payload.items if isinstance(one.content, Publication))
+        return Framed(payload, len(payload.items) + sum(sizes))
 
 
 class RecordingReader:
@@ -88,16 +103,42 @@ class RecordingReader:
         self.beats: list[float] = []
         self.end: tuple[Code, Gap | None] | None = None
         self.when_written: Callable[[], None] = lambda: None
-        self.is_writing = False
+        self._begun: Batch | None = None
 
     # -- as the hub sees it ---------------------------------------------------
 
-    def send(self, batch: Batch) -> int:
-        self.write(batch)
-        return len(batch)
+    @property
+    def send(self) -> Callable[[Framed], int]:
+        return self._send
 
-    def write(self, batch: Batch, /) -> None:
-        self._written(batch)
+    def _send(self, framed: Framed) -> int:
+        """Take as much as the socket has room for, as a socket does."""
+        self._arrive(framed.batch)
+        if self.room is None or self.room >= framed.size:
+            self._took(framed.size)
+            return framed.size
+        if self.world.refuses_whole:
+            self._begun = framed.batch
+            raise BlockingIOError
+        taken, self.room = self.room, 0
+        self._begun = framed.batch
+        return taken
+
+    def write(self, framed: Framed) -> None:
+        """Take all, and stall when there is more than the socket has room for."""
+        if self._begun is None:
+            self._arrive(framed.batch)
+        else:
+            assert self._begun is framed.batch, "the rest of something else"
+            self._begun = None
+        self._took(framed.size)
+        if self.room is not None and self.room < 0:
+            self.reader.stalled()
+
+    def _took(self, size: int) -> None:
+        if self.room is not None:
+            self.room -= size
+        self.when_written()
 
     def opened(self, position: str, new: Sequence[str]) -> None:
         assert not self.opening, "opened twice"
@@ -121,11 +162,12 @@ class RecordingReader:
 
     # -- what is written ----------------------------------------------------------
 
-    def _written(self, batch: Batch) -> None:
+    def _arrive(self, batch: Batch) -> None:
         assert self.opening, "written to before it was opened"
         assert self.end is None
         assert self.reader.group.encoder.once or not self.reader.is_closed, "written to after its end"
-        assert self.room is None or self.room > 0, "written to while bytes hang on its socket"
+        assert not self.reader.is_stalled, "written to while bytes hang on its socket"
+        assert self._begun is None, "a write that was not taken was forgotten"
         self.world.wrote()
         self.writes.append((self.world.clock.turns, batch))
         for item in batch.items:
@@ -134,13 +176,6 @@ class RecordingReader:
                 self._check_position(item.position)
         self.position = batch.position
         self._check_position(batch.position)
-        if self.room is not None:
-            self.room -= sum(
-                len(item.content.data) if isinstance(item.content, Publication) else 1 for item in batch.items
-            )
-            if self.room <= 0:
-                self.reader.stalled()
-        self.when_written()
 
     def _take(self, item: Item) -> None:
         channel, content, _ = item
@@ -215,11 +250,14 @@ class World:
         delayed: Faults | None = None,
         seed: int = 0,
         write_s: float = 0.0,
+        refuses_whole: bool = False,
     ) -> None:
         self.clock = ManualScheduler()
         self.limits = limits or Limits()
         self.table = table or SettingsTable()
         self.write_s = write_s
+        self.refuses_whole = refuses_whole
+        """Whether a full socket takes nothing at all rather than a part."""
         self.budget = Budget(self.limits.log_budget_bytes)
         self.delayed: DelayedBroker | None = None
         self.broker: Broker
@@ -236,9 +274,7 @@ class World:
                 settings=self.table,
                 store_clock_ms=self.clock.unix_ms,
             )
-        self.hub = Hub(
-            self.broker, self.clock, limits=self.limits, settings=self.table, budget=self.budget
-        )
+        self.hub = Hub(self.broker, self.clock, limits=self.limits, settings=self.table, budget=self.budget)
         self.encoder = RecordingEncoder()
         self.framing = RecordingFraming()
         self.readers: list[RecordingReader] = []
@@ -312,14 +348,14 @@ class World:
 
     def head(self, channel: str = "a") -> Head:
         """Ask the store, at once."""
-        log = self.broker.log if self.delayed is None else self.delayed.log._far.log
+        log = self.broker.log if self.delayed is None else self.delayed.log.far.log
         found: list[Any] = []
         log.heads([channel], found.append)
         head: Head = found[0][channel]
         return head
 
     def kept(self, channel: str = "a") -> list[int]:
-        log = self.broker.log if self.delayed is None else self.delayed.log._far.log
+        log = self.broker.log if self.delayed is None else self.delayed.log.far.log
         found: list[Any] = []
         log.read(channel, 0, 2**31, 2**31, found.append)
         page: Page = found[0]

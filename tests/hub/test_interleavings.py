@@ -49,7 +49,12 @@ class Run:
         )
         write_s = random.choice([0.0, 0.002])
         self.world = World(
-            limits=limits, table=settings(window, slow), delayed=link, seed=seed, write_s=write_s
+            limits=limits,
+            table=settings(window, slow),
+            delayed=link,
+            seed=seed,
+            write_s=write_s,
+            refuses_whole=random.random() < 0.5,
         )
         self.resets = resets
         self.encoders = [RecordingEncoder(), RecordingEncoder(wants_positions=False)]
@@ -94,7 +99,7 @@ class Run:
 
     def stall(self) -> None:
         if self.open:
-            self.random.choice(self.open).room = 1
+            self.random.choice(self.open).room = 0
 
     def drain(self) -> None:
         if self.open:

@@ -1,7 +1,8 @@
 """One task per request or socket that awaits ``send``: the only back-pressure ASGI has.
 
-At most one event is on its way and a bounded few wait behind it. As soon as one waits, the
-driver hears `stalled`, so that nothing but the log holds publications for a slow peer.
+At most one event is on its way. As soon as another has to wait behind it, the driver hears
+`stalled`, so that nothing but the log holds publications for a slow peer: what waits is what
+was written by then, which is bounded, and a few replies.
 """
 
 from __future__ import annotations
@@ -17,14 +18,24 @@ __all__ = ["Event", "Pump"]
 
 Event = MutableMapping[str, Any]
 
-_MAX_WAITING: Final = 64
-"""Events that may wait: one joined write and a few replies; a peer that owes more is cut off."""
+_MAX_OWED: Final = 64
+"""Events that a stalled driver may add, which are replies; a peer that owes more is cut off."""
 
 
 class Pump:
     """Sends events in order, one at a time."""
 
-    __slots__ = ("_driver", "_idle", "_is_over", "_is_sending", "_is_stalled", "_send", "_waiting", "_wake")
+    __slots__ = (
+        "_driver",
+        "_idle",
+        "_is_over",
+        "_is_sending",
+        "_is_stalled",
+        "_owed",
+        "_send",
+        "_waiting",
+        "_wake",
+    )
 
     def __init__(self, send: Callable[[Event], Awaitable[None]]) -> None:
         self._send = send
@@ -35,6 +46,7 @@ class Pump:
         self._driver: Driver | None = None
         self._is_sending = False
         self._is_stalled = False
+        self._owed = 0
         self._is_over = False
 
     def attend(self, driver: Driver) -> None:
@@ -49,9 +61,12 @@ class Pump:
         """Take events that belong together; tell the driver when they have to wait."""
         if self._is_over:
             return
-        if len(self._waiting) > _MAX_WAITING:
-            self.stop()
-            return
+        if self._is_stalled:
+            # Counted by themselves: a joined write may be hundreds of events, one for each message.
+            self._owed += len(events)
+            if self._owed > _MAX_OWED:
+                self.stop()
+                return
         was_busy = self._is_sending or bool(self._waiting)
         self._waiting.extend(events)
         self._wake.set()
@@ -83,6 +98,7 @@ class Pump:
                 return
             if self._is_stalled and self._driver is not None:
                 self._is_stalled = False
+                self._owed = 0
                 self._idle.set()
                 self._driver.writable()
                 continue

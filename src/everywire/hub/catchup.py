@@ -13,15 +13,14 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Final
 
-from everywire.brokers.base import Page
+from everywire.brokers.base import Head, Page
 from everywire.core import codes
 from everywire.core.errors import EverywireError
-from everywire.core.position import Place
 from everywire.core.publication import RESET, Gap, trimmed
 from everywire.core.settings import SlowReader
+from everywire.hub.batch import Batch, Chunk
 from everywire.hub.channel import Channel
 from everywire.hub.counters import Counters
-from everywire.hub.group import Batch, Chunk, Untold
 from everywire.hub.interfaces import Scheduler
 from everywire.hub.reader import Reader
 from everywire.hub.recovery import PageReader
@@ -31,14 +30,13 @@ __all__ = ["CatchUp"]
 _KEPT_CHUNKS: Final = 32
 """Joined writes kept for the next reader at the same place: at most 32 times 64 KiB."""
 _RETRY_S: Final = 1.0
-BEFORE_ALL: Final = -1
-"""The offset of a reader that is to begin with the oldest that is kept."""
+_SOON_S: Final = 0.1
 
 
 class CatchUp:
     """Moves one reader one write further."""
 
-    __slots__ = ("_advanced", "_chunks", "_counters", "_pages", "_queue", "_scheduler")
+    __slots__ = ("_chunks", "_compare", "_counters", "_pages", "_queue", "_scheduler")
 
     def __init__(
         self,
@@ -46,138 +44,108 @@ class CatchUp:
         pages: PageReader,
         counters: Counters,
         queue: Callable[[Reader], None],
-        advanced: Callable[[Channel, str, int], None],
+        compare: Callable[[Channel, Head], None],
     ) -> None:
         self._scheduler = scheduler
         self._pages = pages
         self._counters = counters
         self._queue = queue
-        self._advanced = advanced
+        self._compare = compare
         self._chunks: OrderedDict[Hashable, Chunk] = OrderedDict()
 
     def step(self, reader: Reader) -> None:
         """Write once, or join the live members when the reader stands at the head."""
         if reader.is_closed or reader.is_stalled or reader.is_reading or reader.cohort is not None:
             return
-        group = reader.group
-        epochs = group.epochs()
-        if reader.epochs != epochs:
-            self._reset(reader, epochs)
-        behind = [
-            index for index, channel in enumerate(group.channels) if reader.offsets[index] != channel.head
-        ]
-        if not behind and not reader.untold:
+        behind = self._behind(reader)
+        if not behind:
             reader.join(reader.offsets)
             return
-        if not behind:
-            self._build(reader, [], [])
+        chunk = self._chunks.get(_key(reader))
+        if chunk is not None:
+            self._deliver(reader, chunk)
             return
-        if not reader.untold and not group.encoder.once:
-            chunk = self._chunks.get((group.key, epochs, reader.offsets))
-            if chunk is not None:
-                self._deliver(reader, chunk)
-                return
         # Another channel comes first every time, and each has an equal share of the write.
         reader.turn = turn = (reader.turn + 1) % len(behind)
         behind = behind[turn:] + behind[:turn]
         reader.is_reading = True
-        wanted = [(group.channels[index].name, reader.offsets[index]) for index in behind]
+        group = reader.group
+        wanted = [(group.channels[index].name, _read_from(reader, index)) for index in behind]
         done = partial(self._got, reader, behind)
         self._pages.read_several(wanted, group.max_publications, group.max_bytes, done)
 
-    def _reset(self, reader: Reader, epochs: tuple[str, ...]) -> None:
-        """Have a reader told that a channel has another epoch; it goes on with the oldest that is kept."""
-        untold = {row.nth: row for row in reader.untold}
-        offsets = list(reader.offsets)
-        for nth, (known, epoch) in enumerate(zip(reader.epochs, epochs, strict=True)):
-            if known != epoch:
-                place = untold[nth].place if nth in untold else Place(known, offsets[nth])
-                untold[nth] = Untold(nth, RESET, place)
-                offsets[nth] = BEFORE_ALL
-                self._counters.resets_told += 1
-        reader.untold = list(untold.values())
-        reader.offsets = tuple(offsets)
-        reader.epochs = epochs
+    def _behind(self, reader: Reader) -> list[int]:
+        """Return the channels, by index, in which a reader does not stand at the head."""
+        channels, offsets, epochs = reader.group.channels, reader.offsets, reader.epochs
+        behind = []
+        for index, channel in enumerate(channels):
+            if epochs[index] != channel.epoch:
+                behind.append(index)
+            elif offsets[index] != channel.head:
+                settled = channel.settled(offsets[index])
+                if settled != offsets[index]:
+                    reader.offsets = offsets = (*offsets[:index], settled, *offsets[index + 1 :])
+                if settled != channel.head:
+                    behind.append(index)
+        return behind
 
     def _got(self, reader: Reader, behind: list[int], pages: list[Page] | EverywireError) -> None:
         reader.is_reading = False
-        if reader.is_closed:
-            return
+        if reader.is_closed or reader.is_stalled:
+            return  # once its socket has taken all bytes it reads again
         if isinstance(pages, EverywireError):
             self._scheduler.call_later(_RETRY_S, partial(self._queue, reader))
             return
-        self._build(reader, behind, pages)
-
-    def _build(self, reader: Reader, behind: list[int], pages: list[Page]) -> None:
-        """Make one write of what the reader was not told yet and of what the pages hold."""
-        group = reader.group
-        key = None if reader.untold or group.encoder.once else (group.key, reader.epochs, reader.offsets)
-        if reader.epochs != group.epochs():
-            self._queue(reader)  # while the pages were read a channel got another epoch
-            return
-        offsets = list(reader.offsets)
-        for index, page in zip(behind, pages, strict=True):
-            if offsets[index] == BEFORE_ALL:
-                offsets[index] = page.head.first - 1
-        batch = Batch(group, offsets, reader.untold)
-        for row in reader.untold:
-            batch.tell_gap(row.nth, row.gap)
-        reader.untold = ()
-        for index, page in zip(behind, pages, strict=True):
-            channel = group.channels[index]
-            if page.head.epoch != channel.epoch or page.head.last < offsets[index]:
-                # Another epoch than the one known here, or a store that lags: look again.
-                self._advanced(channel, page.head.epoch, page.head.last)
+        batch = Batch(reader.group, reader.offsets, reader.epochs)
+        found = dict(zip(behind, pages, strict=True))
+        for index in sorted(behind):
+            channel, head = reader.group.channels[index], found[index].head
+            # Whoever sees the log ahead of what this node heard says so: everyone wants to know.
+            self._compare(channel, head)
+            if head.epoch != channel.epoch or _lags(reader, index, head):
+                del found[index]
                 continue
-            gap = self._gap(channel, offsets[index], page)
+            gap = _gap(reader, index, head)
             if gap is not None:
-                if channel.settings.slow_reader is SlowReader.DISCONNECT:
-                    self._end(reader, codes.SLOW, gap)
+                code = self._end_code(reader, channel, gap)
+                if code is not None:
+                    self._end(reader, code, gap)
                     return
-                assert gap.last is not None
-                offsets[index] = gap.last
-                batch.tell_gap(index, gap)
-            if page.head.last > channel.head:
-                # The log is ahead of what this node heard: everyone on the channel wants to know.
-                self._advanced(channel, page.head.epoch, page.head.last)
-            for publication in page.publications:
-                if offsets[index] < publication.offset <= channel.head:
-                    batch.tell(index, publication)
-        self._finish(reader, batch, key)
+                batch.add_gap(index, gap, head.epoch, head.first - 1 if gap.last is None else gap.last)
+        for index, page in found.items():
+            if not _fill(batch, index, page, reader.group.channels[index].head):
+                break
+        self._send(reader, batch)
 
-    def _finish(self, reader: Reader, batch: Batch, key: Hashable) -> None:
+    def _end_code(self, reader: Reader, channel: Channel, gap: Gap) -> codes.Code | None:
+        """Return with what code a gap ends its reader, or None when it is told."""
+        is_slow = gap is not RESET and not reader.is_beginning
+        if is_slow and channel.settings.slow_reader is SlowReader.DISCONNECT:
+            return codes.SLOW
+        return None if reader.group.encoder.tells_gaps else codes.INSUFFICIENT_STATE
+
+    def _send(self, reader: Reader, batch: Batch) -> None:
         if not batch.items:
-            # Nothing yet of what this node heard of: the log lags, or is being read for everyone.
-            self._scheduler.call_later(_RETRY_S / 10, partial(self._queue, reader))
-            return
-        if batch.gaps and not reader.group.encoder.tells_gaps:
-            gap = next(item.content for item in batch.items if isinstance(item.content, Gap))
-            self._end(reader, codes.INSUFFICIENT_STATE, gap)
+            # The log says more than this node has heard of yet.
+            self._scheduler.call_later(_SOON_S, partial(self._queue, reader))
             return
         chunk = batch.chunk()
-        if key is not None:
-            self._chunks[key] = chunk
+        if not reader.group.encoder.once and batch.is_small:
+            self._chunks[_key(reader)] = chunk
             if len(self._chunks) > _KEPT_CHUNKS:
                 self._chunks.popitem(last=False)
         self._deliver(reader, chunk)
-
-    def _gap(self, channel: Channel, offset: int, page: Page) -> Gap | None:
-        head = page.head
-        if offset + 1 >= head.first:
-            return None
-        if channel.settings.slow_reader is SlowReader.LATEST:
-            # The newest one follows: with it the next page begins.
-            return trimmed(offset + 1, max(head.last - 1, head.first - 1))
-        return trimmed(offset + 1, head.first - 1)
 
     def _deliver(self, reader: Reader, chunk: Chunk) -> None:
         counters = self._counters
         counters.delivered += chunk.publications
         counters.gaps_told += chunk.gaps
+        counters.resets_told += chunk.resets
         counters.missed += chunk.missed
-        reader.offsets = chunk.offsets
+        reader.stand_at(chunk.offsets, chunk.epochs)
         reader.count(chunk.publications, chunk.missed)
-        if reader.group.encoder.once:
+        group = reader.group
+        if group.encoder.once:
             write = reader.subscriber.write
             reader.close()
             write(chunk.framed)
@@ -185,16 +153,18 @@ class CatchUp:
         reader.write(chunk.framed)
         if reader.is_closed or reader.is_stalled:
             return
-        if chunk.offsets == reader.group.heads():
+        if chunk.offsets == group.heads() and chunk.epochs == group.epochs:
             reader.join(chunk.offsets)
         else:
             self._queue(reader)
 
     def _end(self, reader: Reader, code: codes.Code, gap: Gap) -> None:
-        self._counters.readers_ended += 1
-        self._counters.gaps_told += 1
-        self._counters.missed += gap.missed
-        reader.missed += gap.missed
+        counters = self._counters
+        counters.readers_ended += 1
+        counters.gaps_told += 1
+        counters.resets_told += gap is RESET
+        counters.missed += gap.missed
+        reader.count(0, gap.missed)
         subscriber = reader.subscriber
         reader.close()
         subscriber.ended(code, gap)
@@ -202,3 +172,46 @@ class CatchUp:
     def forget(self) -> None:
         """Let go of the kept writes; called now and then."""
         self._chunks.clear()
+
+
+def _key(reader: Reader) -> Hashable:
+    """Name all that decides what a reader is told next."""
+    return (reader.group.key, reader.offsets, reader.epochs, reader.is_beginning)
+
+
+def _read_from(reader: Reader, index: int) -> int:
+    """Return the offset to read after: all that is kept when the reader stands in another epoch."""
+    is_past = reader.epochs[index] != reader.group.channels[index].epoch
+    return 0 if is_past else reader.offsets[index]
+
+
+def _lags(reader: Reader, index: int, head: Head) -> bool:
+    """Say whether the log answered from before what its reader was told already."""
+    return reader.epochs[index] == head.epoch and head.last < reader.offsets[index]
+
+
+def _gap(reader: Reader, index: int, head: Head) -> Gap | None:
+    """Return what a reader missed in a channel that stands at ``head``."""
+    offset = reader.offsets[index]
+    if reader.epochs[index] != head.epoch:
+        return RESET
+    if offset + 1 >= head.first:
+        return None
+    policy = reader.group.channels[index].settings.slow_reader
+    if policy is SlowReader.LATEST and not reader.is_beginning:
+        # The newest one follows: with it the next page begins.
+        return trimmed(offset + 1, max(head.last - 1, head.first - 1))
+    return trimmed(offset + 1, head.first - 1)
+
+
+def _fill(batch: Batch, index: int, page: Page, head: int) -> bool:
+    """Tell what follows in a channel, up to what this node heard of; say whether the write has room yet."""
+    for publication in page.publications:
+        if publication.offset <= batch.offsets[index]:
+            continue
+        if publication.offset != batch.offsets[index] + 1 or publication.offset > head:
+            break
+        if not batch.has_room(publication):
+            return False
+        batch.add(index, publication)
+    return True

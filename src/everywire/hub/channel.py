@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from everywire.core.errors import EverywireError
 from everywire.core.log import Budget, ChannelLog
 from everywire.core.publication import Publication
 from everywire.core.settings import ChannelSettings
@@ -20,12 +21,15 @@ class Channel:
     """
 
     __slots__ = (
+        "_unused_from",
+        "_unused_to",
         "epoch",
         "exists",
         "fresh",
         "fresh_bytes",
         "head",
         "is_known",
+        "is_outdated",
         "is_repairing",
         "name",
         "readers",
@@ -42,14 +46,20 @@ class Channel:
         self.exists = False
         self.is_known = False
         self.is_repairing = False
+        """Whether the log is being read for what this node did not hear of."""
+        self.is_outdated = False
+        """Whether a hint came that could not be followed at that moment."""
         self.readers = 0
         self.fresh: list[Publication] = []
         self.fresh_bytes = 0
-        self.waiting: list[Callable[[], None]] = []
+        self.waiting: list[Callable[[EverywireError | None], None]] = []
+        """Readers that begin once it is known where the log stands, or that it cannot be known."""
         self.tail: ChannelLog | None = None
+        self._unused_from = self._unused_to = 0
 
     def extend(self, publications: Sequence[Publication]) -> None:
         """Take publications that follow the head."""
+        self.exists = True
         self.fresh.extend(publications)
         self.head = publications[-1].offset
         for publication in publications:
@@ -77,6 +87,17 @@ class Channel:
         self.exists = exists
         self.fresh = []
         self.fresh_bytes = 0
+        self._unused_from = self._unused_to = 0
+
+    def begin_after(self, offset: int) -> None:
+        """Learn that the first publication will follow this offset: those up to it are never used."""
+        if self._unused_to != self.head:
+            self._unused_from = self.head
+        self._unused_to = self.head = offset
+
+    def settled(self, offset: int) -> int:
+        """Return where a reader at an offset stands; on offsets never used it has missed nothing."""
+        return self._unused_to if self._unused_from <= offset < self._unused_to else offset
 
     def keep_tail(self, budget: Budget) -> None:
         """Keep the newest publications in this process, because the log is elsewhere."""

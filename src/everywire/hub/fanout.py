@@ -72,9 +72,11 @@ class Fanout:
 
     def beat(self, cohort: Cohort) -> None:
         """Note that a cohort is to show a sign of life."""
-        self._beats.append(cohort)
-        if not self._is_scheduled:
-            self._schedule()
+        if not cohort.is_due:
+            cohort.is_due = True
+            self._beats.append(cohort)
+            if not self._is_scheduled:
+                self._schedule()
 
     def _schedule(self) -> None:
         self._is_scheduled = True
@@ -86,15 +88,18 @@ class Fanout:
         work = self._work or self._all()
         self._work = None
         self._is_scheduled = False
-        for _ in work:
-            if now() >= end_s:
-                self._work = work
+        try:
+            for _ in work:
+                if now() >= end_s:
+                    self._work = work
+                    break
+        finally:
+            # An error is the event loop's to report; what it leaves undone has its turn again.
+            is_over = self._work is None and not (self._dirty or self._behind or self._beats)
+            if not is_over and not self._is_scheduled:
                 self._schedule()
-                return
 
     def _all(self) -> Iterator[None]:
-        # What an error leaves undone heals by itself: cohorts that were passed over find the
-        # fresh publications gone at their next turn, and re-read the log.
         while self._dirty or self._behind or self._beats:
             if self._dirty:
                 yield from self._flush()
@@ -105,25 +110,36 @@ class Fanout:
                 yield
                 if self._dirty:
                     break
-            while self._beats and not self._dirty:
-                self._beats.popleft().beat(self._scheduler.time())
+            # One at least in every round, however much there is to write.
+            while self._beats:
+                self._beats.popleft().beat()
                 yield
+                if self._dirty:
+                    break
 
     def _flush(self) -> Iterator[None]:
         """Write what is fresh in every channel to every cohort that stands behind it."""
         dirty, self._dirty = self._dirty, {}
         heads = [(channel, channel.head) for channel in dirty]
         self._round += 1
-        for channel in dirty:
-            for group in tuple(self._groups(channel.name)):
-                if group.round == self._round:
-                    continue
-                group.round = self._round
-                for cohort in tuple(group.cohorts):
-                    if cohort.members:
-                        self._counters.delivered += cohort.flush(self._scheduler.time())
-                        yield
-                group.tidy()
-                group.forget_chunks()
+        try:
+            for channel in dirty:
+                for group in tuple(self._groups(channel.name)):
+                    if group.round != self._round:
+                        group.round = self._round
+                        yield from self._flush_group(group)
+        except BaseException:
+            self._dirty.update(dirty)
+            raise
         for channel, head in heads:
             channel.drop_fresh(head)
+
+    def _flush_group(self, group: Group) -> Iterator[None]:
+        counters = self._counters
+        for cohort in tuple(group.cohorts):
+            if cohort.members:
+                for delivered in cohort.flush():
+                    counters.delivered += delivered
+                    yield
+        group.tidy()
+        group.forget_burst()

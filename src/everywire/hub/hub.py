@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from everywire.brokers.base import Appended, Broker, Head, Page
+from everywire.brokers.base import Appended, Broker, Head
 from everywire.core import codes
+from everywire.core.codes import Code
 from everywire.core.errors import BrokerBusy, EverywireError
 from everywire.core.limits import Limits
 from everywire.core.log import Budget
@@ -26,10 +27,11 @@ from everywire.hub.channel import Channel
 from everywire.hub.counters import Counters
 from everywire.hub.fanout import Fanout
 from everywire.hub.fetch import Fetched, fetch
-from everywire.hub.group import Batch, Group, Untold
+from everywire.hub.following import Follower
+from everywire.hub.group import Group
 from everywire.hub.interfaces import Cancellable, Encoder, Framing, Scheduler, Subscriber
 from everywire.hub.reader import Reader
-from everywire.hub.recovery import LATEST, PageReader, Start, begin_at
+from everywire.hub.recovery import LATEST, PageReader, Start, place_at
 
 __all__ = ["Hub"]
 
@@ -64,9 +66,19 @@ class Hub:
         self._unfinished = 0
         self._timers: list[Cancellable | None] = [None, None]
         self._pages = PageReader(broker.log, self._channels)
-        self._catch_up = CatchUp(scheduler, self._pages, self.counters, self.queue, self._log_is_ahead)
+        self._catch_up = CatchUp(scheduler, self._pages, self.counters, self.queue, self._compare)
         self._fanout = Fanout(
             scheduler, self.limits.slice_s, self._groups_of, self._catch_up.step, self.counters
+        )
+        self._follower = Follower(
+            broker.log,
+            self._pages,
+            self._channels,
+            self._groups_of,
+            self._fanout.published,
+            scheduler,
+            self.limits,
+            self._budget,
         )
 
     # -- life -----------------------------------------------------------------
@@ -85,8 +97,9 @@ class Hub:
         await self.broker.close()
 
     def _turn_wheel(self) -> None:
-        self.deadlines.advance(self._scheduler.time())
+        # First, so that a deadline whose callback raises does not stop all others for good.
         self._timers[0] = self._scheduler.call_later(_WHEEL_S, self._turn_wheel)
+        self.deadlines.advance(self._scheduler.time())
 
     def _tick(self) -> None:
         """Do once a second what must be done now and then."""
@@ -99,20 +112,17 @@ class Hub:
                 self._beat_group(group, now_s)
         for reader, since_s in list(self._stalled.items()):
             if now_s - since_s > self.limits.stall_timeout_s:
-                self.counters.readers_ended += 1
-                subscriber = reader.subscriber
-                reader.close()
-                subscriber.ended(codes.STALE, None)
+                self._end(reader, codes.STALE)
         self._catch_up.forget()
         self.broker.sweep()
         if not self.broker.log.is_local and self._channels:
-            self.broker.log.heads(list(self._channels), self._compare_heads)
+            self.broker.log.heads(list(self._channels), self._follower.compare_all)
 
     def _beat_group(self, group: Group, now_s: float) -> None:
         always = group.encoder.beats_always
         for cohort in group.cohorts:
             since_s = cohort.beaten_s if always else max(cohort.wrote_s, cohort.beaten_s)
-            if now_s - since_s >= group.heartbeat_s:
+            if now_s - since_s >= group.heartbeat_s and cohort.members:
                 self._fanout.beat(cohort)
 
     def time(self) -> float:
@@ -146,50 +156,56 @@ class Hub:
 
     def open(self, reader: Reader, start: Start) -> None:
         """Let a reader begin: `Subscriber.opened`, what it missed, then what comes."""
+        if reader.is_closed:
+            return
         group = reader.group
         for channel in group.channels:
             if not channel.is_known:
-                channel.waiting.append(partial(self.open, reader, start))
+                channel.waiting.append(partial(self._open_again, reader, start))
                 return
-        if reader.is_closed:
-            return
         heads = group.heads()
         if start is LATEST or group.stands_at(start.position, heads):
-            reader.offsets = heads
-            reader.epochs = group.epochs()
+            reader.stand_at(heads, group.epochs)
             reader.subscriber.opened(group.position(heads), ())
-            if not reader.is_closed:
+            if not reader.is_closed and not reader.is_stalled:
                 reader.join(heads)
             return
         names = [channel.name for channel in group.channels]
         self.broker.log.heads(names, partial(self._begin, reader, start))
 
+    def _open_again(self, reader: Reader, start: Start, error: EverywireError | None) -> None:
+        if error is None:
+            self.open(reader, start)
+        elif not reader.is_closed:
+            self._end(reader, error.code)
+
+    def _end(self, reader: Reader, code: Code) -> None:
+        self.counters.readers_ended += 1
+        subscriber = reader.subscriber
+        reader.close()
+        subscriber.ended(code, None)
+
     def _begin(self, reader: Reader, start: Start, heads: Mapping[str, Head] | EverywireError) -> None:
         if reader.is_closed:
             return
         if isinstance(heads, EverywireError):
-            subscriber = reader.subscriber
-            reader.close()
-            subscriber.ended(heads.code, None)
+            self._end(reader, heads.code)
             return
         group = reader.group
         for channel in group.channels:
-            self._note_head(channel, heads[channel.name])
-            if channel.is_repairing:
-                # The log is ahead of what this node heard; begin when it has caught up.
-                channel.waiting.append(partial(self.open, reader, start))
+            head = heads[channel.name]
+            if head.epoch != channel.epoch:
+                # One of the two is of the past; once it is known which, this begins again.
+                channel.waiting.append(partial(self._open_again, reader, start))
+                self._follower.compare(channel, head)
                 return
-        begins = [begin_at(start, channel.name, heads[channel.name]) for channel in group.channels]
-        offsets = tuple([begin.offset for begin in begins])
-        reader.untold = [
-            Untold(index, begin.gap, begin.place) for index, begin in enumerate(begins) if begin.gap
-        ]
-        reader.offsets = offsets
-        reader.epochs = group.epochs()
-        self.counters.resets_told += sum(row.gap is RESET for row in reader.untold)
-        position = Batch(group, list(offsets), reader.untold).position()
-        new = [ch.name for begin, ch in zip(begins, group.channels, strict=True) if begin.is_new]
-        reader.subscriber.opened(position, new)
+            self._follower.compare(channel, head)
+        begins = [place_at(start, channel.name, heads[channel.name]) for channel in group.channels]
+        offsets = tuple([place.offset for place, _ in begins])
+        epochs = tuple([place.epoch for place, _ in begins])
+        reader.stand_at(offsets, epochs)
+        new = [ch.name for (_, is_new), ch in zip(begins, group.channels, strict=True) if is_new]
+        reader.subscriber.opened(group.position(offsets, epochs), new)
         self._catch_up.step(reader)
 
     def fetch(
@@ -264,30 +280,11 @@ class Hub:
 
     def published(self, channel: str, epoch: str, publications: Sequence[Publication], previous: int) -> None:
         """Take publications of a watched channel and have them written."""
-        found = self._channels.get(channel)
-        if found is None or not found.is_known:
-            return
-        if epoch != found.epoch:
-            self._log_is_ahead(found, epoch, publications[-1].offset)
-            return
-        if previous != found.head:
-            if previous or found.exists:
-                if publications[-1].offset > found.head:
-                    self._log_is_ahead(found, epoch, publications[-1].offset)
-                return
-            self._made(found, publications[0].offset - 1)
-        found.exists = True
-        found.extend(publications)
-        if found.fresh_bytes > self.limits.max_fresh_bytes:
-            # The fan-out cannot follow; who has not been given these yet re-reads the log.
-            found.drop_fresh(publications[0].offset - 1)
-        self._fanout.published(found)
+        self._follower.published(channel, epoch, publications, previous)
 
     def advanced(self, channel: str, epoch: str, last: int) -> None:
         """Take the hint that a watched channel stands further on."""
-        found = self._channels.get(channel)
-        if found is not None and found.is_known and (epoch != found.epoch or last > found.head):
-            self._log_is_ahead(found, epoch, last)
+        self._follower.advanced(channel, epoch, last)
 
     def broadcasted(self, topic: str, payload: bytes, node: str) -> None:
         """Take a control message; none is known yet."""
@@ -296,103 +293,8 @@ class Hub:
         """Answer a control message; none is known yet."""
         raise EverywireError(f"no answer to {topic!r} is known", code=codes.METHOD_NOT_FOUND)
 
-    def _made(self, channel: Channel, before: int) -> None:
-        """Move everyone who waits for a channel's first publication to just before it."""
-        for group in self._groups_of(channel.name):
-            index = group.channels.index(channel)
-            for cohort in group.cohorts:
-                if cohort.offsets[index] == channel.head:
-                    cohort.offsets = (*cohort.offsets[:index], before, *cohort.offsets[index + 1 :])
-        channel.head = before
-
-    def _compare_heads(self, heads: Mapping[str, Head] | EverywireError) -> None:
-        if not isinstance(heads, EverywireError):
-            for name, head in heads.items():
-                if name in self._channels:
-                    self._note_head(self._channels[name], head)
-
-    def _note_head(self, channel: Channel, head: Head) -> None:
-        """Compare where the log stands with what this node heard of."""
-        if not channel.is_known or channel.is_repairing:
-            return
-        if head.epoch == channel.epoch and not head.exists:
-            # Nothing was published yet. Where the first one will stand moves up when the store
-            # forgets other channels; who waits for it misses nothing.
-            if not channel.exists:
-                self._made(channel, head.last)
-        elif head.epoch != channel.epoch or head.last > channel.head:
-            self._log_is_ahead(channel, head.epoch, head.last)
-
-    def _log_is_ahead(self, channel: Channel, epoch: str, last: int) -> None:
-        """Read what this node did not hear of, once for everyone on the channel."""
-        if channel.is_repairing:
-            return
-        channel.is_repairing = True
-        if epoch != channel.epoch:
-            self.broker.log.heads((channel.name,), partial(self._stand_anew, channel))
-            return
-        limits = self.limits
-        # Past the tail, which knows no more than this node heard.
-        self.broker.log.read(
-            channel.name,
-            channel.head,
-            limits.max_page_publications,
-            limits.max_page_bytes,
-            partial(self._repair, channel),
-        )
-
-    def _repair(self, channel: Channel, page: Page | EverywireError) -> None:
-        channel.is_repairing = False
-        if not self._is_here(channel):
-            return
-        if isinstance(page, EverywireError):
-            self._scheduler.call_later(_TICK_S, partial(self._go_on, channel))
-            return
-        head = page.head
-        if head.epoch != channel.epoch:
-            self._log_is_ahead(channel, head.epoch, head.last)
-            return
-        news = [found for found in page.publications if found.offset > channel.head]
-        if news and news[0].offset == channel.head + 1:
-            channel.exists = True
-            channel.extend(news)
-            self._fanout.published(channel)
-            if channel.head < head.last:
-                self._log_is_ahead(channel, head.epoch, head.last)
-            else:
-                self._go_on(channel)
-        elif head.last > channel.head:
-            self._stand_anew(channel, {channel.name: head})
-        else:
-            self._go_on(channel)
-
-    def _go_on(self, channel: Channel) -> None:
-        """Let those begin who waited for what the log says."""
-        waiting, channel.waiting = channel.waiting, []
-        for go_on in waiting:
-            go_on()
-
-    def _is_here(self, channel: Channel) -> bool:
-        """Say whether a channel still has readers, or had some a moment ago."""
-        return self._channels.get(channel.name) is channel
-
-    def _stand_anew(self, channel: Channel, heads: Mapping[str, Head] | EverywireError) -> None:
-        """Send all live readers back to the log: it was trimmed past them, or has another epoch."""
-        channel.is_repairing = False
-        if not self._is_here(channel):
-            return
-        if isinstance(heads, EverywireError):
-            self._scheduler.call_later(_TICK_S, partial(self._go_on, channel))
-            return
-        head = heads[channel.name]
-        for group in self._groups_of(channel.name):
-            for cohort in tuple(group.cohorts):
-                cohort.dissolve()
-            group.forget_positions()
-        channel.stand_at(head.epoch, head.last, head.exists)
-        if not self.broker.log.is_local:
-            channel.keep_tail(self._budget)
-        self._go_on(channel)
+    def _compare(self, channel: Channel, head: Head) -> None:
+        self._follower.compare(channel, head)
 
     # -- what readers tell (Home) --------------------------------------------------
 
@@ -443,23 +345,8 @@ class Hub:
 
     def _make_channel(self, name: str) -> Channel:
         channel = self._channels[name] = Channel(name, self.settings.of(name))
-        self.broker.log.watch(name)
-        self.broker.log.heads((name,), partial(self._know, channel))
+        self._follower.begin(channel)
         return channel
-
-    def _know(self, channel: Channel, heads: Mapping[str, Head] | EverywireError) -> None:
-        if not self._is_here(channel):
-            return
-        if isinstance(heads, EverywireError):
-            again = partial(self.broker.log.heads, (channel.name,), partial(self._know, channel))
-            self._scheduler.call_later(_TICK_S, again)
-            return
-        head = heads[channel.name]
-        channel.stand_at(head.epoch, head.last, head.exists)
-        if not self.broker.log.is_local:
-            channel.keep_tail(self._budget)
-        channel.is_known = True
-        self._go_on(channel)
 
     def _drop_group(self, group: Group) -> None:
         self._groups.pop(group.key, None)  # type: ignore[call-overload]
@@ -469,6 +356,4 @@ class Hub:
             if not listeners:
                 del self._listeners[channel.name]
                 del self._channels[channel.name]
-                if channel.tail is not None:
-                    self._budget.forget(channel.tail)
-                self.broker.log.unwatch(channel.name)
+                self._follower.end(channel)

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from everywire.core import codes
-from everywire.core.errors import EverywireError, Forbidden
+from everywire.core.errors import EverywireError, Forbidden, SettingsError
 from everywire.core.names import matches
 
 __all__ = ["NOBODY", "Action", "Identity", "Rules"]
@@ -63,6 +63,9 @@ class Rules:
         self._keys = {name: key.encode() for name, key in (api_keys or {}).items()}
         self._public = {action: tuple(patterns) for action, patterns in (public or {}).items()}
         self._decided: dict[tuple[Action, str], bool] = {}
+        for name, key in self._keys.items():
+            if not name or not key:
+                raise SettingsError("an API key and its name must not be empty")
         for patterns in self._public.values():
             for pattern in patterns:
                 matches(pattern, "")  # a bad pattern is an error at start

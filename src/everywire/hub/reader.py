@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from everywire.core.codes import Code
 from everywire.core.publication import Gap
-from everywire.hub.group import Cohort, Group, Untold
+from everywire.hub.group import Cohort, Group
 from everywire.hub.interfaces import Subscriber
 
 __all__ = ["Home", "Reader"]
@@ -67,6 +67,7 @@ class Reader:
         "epochs",
         "group",
         "hub",
+        "is_beginning",
         "is_closed",
         "is_queued",
         "is_reading",
@@ -76,7 +77,6 @@ class Reader:
         "send",
         "subscriber",
         "turn",
-        "untold",
     )
 
     def __init__(self, hub: Home, group: Group, subscriber: Subscriber) -> None:
@@ -87,9 +87,9 @@ class Reader:
         self.cohort: Cohort | None = None
         self.offsets: tuple[int, ...] = ()
         self.epochs: tuple[str, ...] = ()
-        """What the offsets count in; both only while it is behind."""
-        self.untold: Sequence[Untold] = ()
-        """Gaps found when it came; told before anything else."""
+        """The epochs that the offsets are of, which may be past; both are the cohort's while live."""
+        self.is_beginning = True
+        """Whether nothing was told yet: what it missed before it came is not for being slow."""
         self.is_closed = False
         self.is_stalled = False
         self.is_reading = False
@@ -106,11 +106,17 @@ class Reader:
             return self._delivered
         return self._delivered + self.cohort.publications - self._base
 
+    def stand_at(self, offsets: tuple[int, ...], epochs: tuple[str, ...]) -> None:
+        """Take a place of its own in each channel."""
+        self.offsets = offsets
+        self.epochs = epochs
+
     def join(self, heads: tuple[int, ...]) -> None:
         """Become a live member of the group: this reader stands at its heads."""
         self.cohort = cohort = self.group.join(self, heads)
         self._base = cohort.publications
-        self.offsets = ()
+        self.offsets = self.epochs = ()
+        self.is_beginning = False
 
     def move_to(self, cohort: Cohort) -> None:
         """Change to another cohort at the same offsets."""
@@ -122,12 +128,13 @@ class Reader:
         """Count what was written to a reader that is behind."""
         self._delivered += publications
         self.missed += missed
+        self.is_beginning = False
 
-    def leave(self, publications: int) -> Callable[[Any], object]:
+    def leave(self) -> Callable[[Any], object]:
         """End: the cohort has let go of this reader and is about to answer it."""
         self._delivered = self.delivered
-        self.cohort = None
         write = self.subscriber.write
+        self.cohort = None
         self._end()
         return write
 
@@ -137,8 +144,7 @@ class Reader:
         if cohort is None:
             return
         self._delivered = self.delivered
-        self.offsets = cohort.offsets
-        self.epochs = self.group.epochs()
+        self.stand_at(cohort.offsets, self.group.epochs)
         self.cohort = None
         del cohort.members[self]
         if not self.is_stalled:
@@ -154,7 +160,7 @@ class Reader:
 
     def stalled(self) -> None:
         """Hear that bytes remain unsent."""
-        if self.is_closed:
+        if self.is_closed or self.is_stalled:
             return
         self.is_stalled = True
         self.hub.note_stalled(self)
@@ -181,11 +187,11 @@ class Reader:
 
     def _end(self) -> None:
         self.is_closed = True
-        # Reader and subscriber know each other: part them, so that both are freed at once and the
-        # garbage collector has nothing to find.
-        self.subscriber = _NOBODY
-        self.send = _NOBODY.send
         if self.is_stalled:
             self.is_stalled = False
             self.hub.note_writable(self)
         self.hub.note_closed(self)
+        # Reader and subscriber know each other: part them, so that both are freed at once and the
+        # garbage collector has nothing to find.
+        self.subscriber = _NOBODY
+        self.send = _NOBODY.send

@@ -16,7 +16,16 @@ from everywire.core.position import Place, Position
 from everywire.core.publication import RESET, Gap, trimmed
 from everywire.hub.channel import Channel
 
-__all__ = ["EARLIEST", "LATEST", "UNREADABLE", "Begin", "PageReader", "Start", "begin_at"]
+__all__ = [
+    "EARLIEST",
+    "LATEST",
+    "UNREADABLE",
+    "Begin",
+    "PageReader",
+    "Start",
+    "begin_at",
+    "place_at",
+]
 
 
 class Start(NamedTuple):
@@ -34,8 +43,8 @@ UNREADABLE: Final = Start(None, "unreadable")
 """With a position that nobody can read: a reset, then the oldest that is kept."""
 
 
-NOWHERE: Final = Place("?", 0)
-"""The place of a position that nobody can read: of no epoch that there is."""
+_NOWHERE: Final = Place("?", 0)
+"""Where a reader with an unreadable position stands: in no epoch, so that it is told of a reset."""
 
 
 class Begin(NamedTuple):
@@ -44,8 +53,6 @@ class Begin(NamedTuple):
     offset: int
     gap: Gap | None = None
     is_new: bool = False
-    place: Place = NOWHERE
-    """The place that was asked for, if there is a gap."""
 
 
 def begin_at(start: Start, name: str, head: Head) -> Begin:
@@ -61,10 +68,28 @@ def begin_at(start: Start, name: str, head: Head) -> Begin:
     if place is None:
         return Begin(head.last, is_new=True)
     if place.epoch != head.epoch or place.offset > head.last:
-        return Begin(head.first - 1, RESET, place=place)
+        return Begin(head.first - 1, RESET)
     if place.offset + 1 < head.first:
-        return Begin(head.first - 1, trimmed(place.offset + 1, head.first - 1), place=place)
+        return Begin(head.first - 1, trimmed(place.offset + 1, head.first - 1))
     return Begin(place.offset)
+
+
+def place_at(start: Start, name: str, head: Head) -> tuple[Place, bool]:
+    """Return where a reader stands in a channel before it is told anything, and whether it is new there.
+
+    That is where its position says, even if the log has gone on or begun anew since then: it is
+    told so as it reads, and until it was told, its position stays. A position beyond the head is
+    nowhere: this store never gave it.
+    """
+    if start.position is None:
+        if start.word == "unreadable":
+            return _NOWHERE, False
+        return Place(head.epoch, head.last if start.word == "latest" else head.first - 1), False
+    place = start.position.place(name)
+    if place is None:
+        return Place(head.epoch, head.last), True
+    is_beyond = place.epoch == head.epoch and place.offset > head.last
+    return _NOWHERE if is_beyond else place, False
 
 
 PageDone = Callable[[Page | EverywireError], None]
@@ -91,14 +116,20 @@ class PageReader:
         page = self._from_tail(channel, after, max_publications, max_bytes)
         if page is not None:
             done(page)
-            return
+        else:
+            self.read_log(channel, after, max_publications, max_bytes, done)
+
+    def read_log(
+        self, channel: str, after: int, max_publications: int, max_bytes: int, done: PageDone
+    ) -> None:
+        """Read one page from the log itself: it may know of more than this process's tail."""
         key = (channel, after, max_publications, max_bytes)
         flight = self._flights.get(key)
         if flight is not None:
             flight.append(done)
             return
         self._flights[key] = [done]
-        self._log.read(*key, partial(self._land, key))
+        self._log.read(channel, after, max_publications, max_bytes, partial(self._land, key))
 
     def _land(self, key: tuple[str, int, int, int], page: Page | EverywireError) -> None:
         for done in self._flights.pop(key):

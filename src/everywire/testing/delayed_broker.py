@@ -77,7 +77,7 @@ class DelayedBroker:
         self._make_far: Callable[[], MemoryBroker] = partial(
             MemoryBroker, limits, settings, clock_ms=store_clock_ms
         )
-        self._far = far = self._make_far()
+        far = self._make_far()
         self.node = far.node
         self.leases = far.leases
         self.store = far.store
@@ -86,13 +86,13 @@ class DelayedBroker:
 
     async def start(self, sink: Sink) -> None:
         """Call the sink back from now on, when hints arrive."""
-        await self._far.start(sink)
+        await self.log.far.start(sink)
         self.log.start(sink)
 
     async def close(self) -> None:
         """Fail what is unfinished."""
         self.log.close()
-        await self._far.close()
+        await self.log.far.close()
 
     def health(self) -> Health:
         """Say that it is ready."""
@@ -133,7 +133,8 @@ class DelayedLog:
     def __init__(self, scheduler: Scheduler, far: MemoryBroker, random: Random, faults: Faults) -> None:
         self.faults = faults
         self._scheduler = scheduler
-        self._far = far
+        self.far = far
+        """The broker at the far end: ask it what is true now."""
         self._random = random
         self._sink: Sink | None = None
         self._is_closed = False
@@ -149,7 +150,7 @@ class DelayedLog:
     def start(self, sink: Sink) -> None:
         """Tell the sink from now on."""
         self._sink = sink
-        self._far.log.sink = self
+        self.far.log.sink = self
 
     def close(self) -> None:
         """Fail what is unfinished, and tell nothing more."""
@@ -160,7 +161,7 @@ class DelayedLog:
 
     def sweep(self) -> None:
         """Let the store keep house."""
-        self._far.sweep()
+        self.far.sweep()
 
     @property
     def unfinished(self) -> int:
@@ -184,7 +185,7 @@ class DelayedLog:
             else:
                 found: list[Appended | EverywireError] = []
                 self._names.update((draft.channel, None) for draft in drafts)
-                self._far.log.append(drafts, found.extend)
+                self.far.log.append(drafts, found.extend)
                 answer = found
             self._send(lambda: finish(lambda: done(answer)), self._answers)
 
@@ -199,29 +200,27 @@ class DelayedLog:
         done: Callable[[Page | EverywireError], None],
     ) -> None:
         """Read what is kept when the request arrives; answer later."""
-        self._ask(
-            lambda answer: self._far.log.read(channel, after, max_publications, max_bytes, answer), done
-        )
+        self._ask(lambda answer: self.far.log.read(channel, after, max_publications, max_bytes, answer), done)
 
     def heads(
         self, channels: Sequence[str], done: Callable[[Mapping[str, Head] | EverywireError], None]
     ) -> None:
         """Tell where channels stand when the request arrives; answer later."""
         names = tuple(channels)
-        self._ask(lambda answer: self._far.log.heads(names, answer), done)
+        self._ask(lambda answer: self.far.log.heads(names, answer), done)
 
     def trim(self, channel: str, done: Callable[[Head | EverywireError], None]) -> None:
         """Drop the publications of a channel when the request arrives; answer later."""
-        self._ask(lambda answer: self._far.log.trim(channel, answer), done)
+        self._ask(lambda answer: self.far.log.trim(channel, answer), done)
 
     def watch(self, channel: str) -> None:
         """Begin to tell the sink of a channel."""
         self._watched[channel] = self._watched.get(channel, 0) + 1
-        self._far.log.watch(channel)
+        self.far.log.watch(channel)
 
     def unwatch(self, channel: str) -> None:
         """Stop to tell the sink of a channel: hints on their way are dropped here."""
-        self._far.log.unwatch(channel)
+        self.far.log.unwatch(channel)
         self._watched[channel] -= 1
         if not self._watched[channel]:
             del self._watched[channel]
@@ -268,8 +267,8 @@ class DelayedLog:
                 held[name] = (page.head, tuple(page.publications))
 
         for name in self._names:
-            self._far.log.read(name, 0, 2**31, 2**31, keep)
-        return Copy(self._far.log.forgotten, held)
+            self.far.log.read(name, 0, 2**31, 2**31, keep)
+        return Copy(self.far.log.forgotten, held)
 
     def restore(self, copy: Copy, far: MemoryBroker) -> str:
         """Put the copy into a fresh store, and use that from now on."""
@@ -286,8 +285,8 @@ class DelayedLog:
         for name, count in self._watched.items():
             for _ in range(count):
                 far.log.watch(name)
-        self._far.log.sink = None
-        self._far = far
+        self.far.log.sink = None
+        self.far = far
         far.log.sink = self
         return far.log.epoch
 
