@@ -219,7 +219,7 @@ class Carrier(asyncio.Protocol):
         host = self._host
         self._opened_s = host.loop.time()
         self._path = loggable(path, query)
-        host.log.info("open", connection=self._id, peer=peer, transport=transport, path=self._path)
+        host.log.opened(self._id, peer, transport, self._path)
 
     def _log_close(self, moved: tuple[int, int] | None) -> None:
         host = self._host
@@ -228,16 +228,12 @@ class Carrier(asyncio.Protocol):
             host.metrics.bytes_received += moved[0]
             host.metrics.bytes_sent += moved[1]
         if self.transport_name is not None:
-            host.log.info(
-                "close",
-                connection=self._id,
-                peer=self._peer,
-                transport=self.transport_name,
-                path=self._path,
-                duration_s=round(host.loop.time() - self._opened_s, 3),
-                requests=self._requests,
-                messages_out=self._messages_out,
-                bytes_in=received,
-                bytes_out=sent,
-                reason=self._reason,
+            host.log.closed(
+                (self._id, self._peer, self.transport_name, self._path),
+                round(host.loop.time() - self._opened_s, 3),
+                self._requests,
+                self._messages_out,
+                received,
+                sent,
+                self._reason,
             )

@@ -23,8 +23,8 @@ __all__ = ["LEVELS", "Log", "loggable"]
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 MAX_WAITING_BYTES: Final = 1024 * 1024
-_NOTICE: Final = "log_lines_dropped"
-_NOTICE_BYTES: Final = 200
+_FLUSHED_BYTES: Final = 64 * 1024
+"""So much is handed over without waiting for the next flush."""
 _MAX_PATH_CHARACTERS: Final = 512
 _WORDS: Final = "token|ticket|key|secret|passw|auth|jwt|sig|credential|session"
 _MAY_BE_SECRET: Final = re.compile(_WORDS, re.IGNORECASE)
@@ -42,6 +42,36 @@ def loggable(path: str, query: str) -> str:
     return path if len(path) <= _MAX_PATH_CHARACTERS else path[:_MAX_PATH_CHARACTERS] + "…"
 
 
+class _Opened(msgspec.Struct, gc=False):
+    """The line at open. A struct costs a quarter of a dictionary (0.3 µs)."""
+
+    time: str
+    level: str
+    event: str
+    connection: int
+    peer: str
+    transport: str
+    path: str
+
+
+class _Closed(msgspec.Struct, gc=False):
+    """The line at close."""
+
+    time: str
+    level: str
+    event: str
+    connection: int
+    peer: str
+    transport: str
+    path: str
+    duration_s: float
+    requests: int
+    messages_out: int
+    bytes_in: int | None
+    bytes_out: int | None
+    reason: str | None
+
+
 class Log:
     """Writes lines to a file descriptor, which stays its owner's.
 
@@ -57,10 +87,12 @@ class Log:
         "_fd",
         "_is_writing",
         "_lines",
+        "_now_ms",
         "_queue",
         "_second",
-        "_stamp",
+        "_second_text",
         "_taken_bytes",
+        "_text",
         "_thread",
         "_written_bytes",
         "dropped",
@@ -91,8 +123,8 @@ class Log:
         self._is_writing = False
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._second = -1
-        self._stamp = ""
+        self._now_ms = self._second = -1
+        self._second_text = self._text = ""
 
     def debug(self, event: str, **members: Any) -> None:
         """Write what only helps to find faults."""
@@ -114,24 +146,51 @@ class Log:
         if self.level <= 3:
             self._add("error", event, members)
 
+    def opened(self, connection: int, peer: str, transport: str, path: str) -> None:
+        """Write that a connection carries a transport now."""
+        if self.level <= 1:
+            self._take(_encode(_Opened(self._stamp(), "info", "open", connection, peer, transport, path)))
+
+    def closed(self, about: tuple[int, str, str, str], *figures: Any) -> None:
+        """Write that a connection ended; first what `opened` was told, then the members of `_Closed`."""
+        if self.level <= 1:
+            self._take(_encode(_Closed(self._stamp(), "info", "close", *about, *figures)))
+
     def _add(self, level: str, event: str, members: dict[str, Any]) -> None:
-        now = self._clock()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
-        line = {"time": f"{self._stamp}{int(now * 1000) % 1000:03}Z", "level": level, "event": event}
-        line.update(members)
-        encoded = _encode(line) + b"\n"
-        waiting_bytes = self._taken_bytes - self._written_bytes
-        if waiting_bytes + len(encoded) + _NOTICE_BYTES > self.max_waiting_bytes and event != _NOTICE:
+        self._take(_encode({"time": self._stamp(), "level": level, "event": event} | members))
+
+    def _stamp(self) -> str:
+        now_ms = int(self._clock() * 1000)
+        if now_ms != self._now_ms:
+            self._now_ms = now_ms
+            second, milli = divmod(now_ms, 1000)
+            if second != self._second:
+                self._second = second
+                self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._text = f"{self._second_text}.{milli:03}Z"
+        return self._text
+
+    def _take(self, line: bytes) -> None:
+        waiting_bytes = self._taken_bytes - self._written_bytes + len(line)
+        if waiting_bytes > self.max_waiting_bytes:
             self.dropped += 1
             return
+        self._taken_bytes += len(line) + 1
+        self._lines.append(line)
         if self.dropped != self.told:
+            # Not through here again: there is always room to say what had none.
             count, self.told = self.dropped - self.told, self.dropped
-            self._add("warning", _NOTICE, {"count": count})
-        self._taken_bytes += len(encoded)
-        self._lines.append(encoded)
+            members = {
+                "time": self._stamp(),
+                "level": "warning",
+                "event": "log_lines_dropped",
+                "count": count,
+            }
+            notice = _encode(members)
+            self._taken_bytes += len(notice) + 1
+            self._lines.append(notice)
+        if waiting_bytes > _FLUSHED_BYTES:
+            self.flush()
 
     def flush(self) -> None:
         """Hand what waits to the thread, unless it is still busy with what it was given before."""
@@ -140,10 +199,15 @@ class Log:
         if self._thread is None:
             self._thread = threading.Thread(target=self._write, name="everywire-log", daemon=True)
             self._thread.start()
-        data = b"".join(self._lines)
-        self._lines.clear()
+        data = self._joined()
         self._is_writing = True
         self._queue.put(data)
+
+    def _joined(self) -> bytes:
+        self._lines.append(b"")
+        data = b"\n".join(self._lines)
+        self._lines.clear()
+        return data
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Write what is left, for a bounded time, and end the thread."""
@@ -154,8 +218,7 @@ class Log:
         if thread is None:
             return
         if self._lines:
-            self._queue.put(b"".join(self._lines))
-            self._lines.clear()
+            self._queue.put(self._joined())
         self._queue.put(None)
         thread.join(timeout_s)
         self._thread = None
