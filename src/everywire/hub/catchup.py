@@ -96,6 +96,10 @@ class CatchUp:
         if isinstance(pages, EverywireError):
             self._scheduler.call_later(_RETRY_S, partial(self._queue, reader))
             return
+        chunk = self._chunks.get(_key(reader))
+        if chunk is not None:  # made for another reader that waited for the same page
+            self._deliver(reader, chunk)
+            return
         batch = Batch(reader.group, reader.offsets, reader.epochs)
         found = dict(zip(behind, pages, strict=True))
         for index in sorted(behind):
