@@ -115,6 +115,8 @@ class Carrier(asyncio.Protocol):
             return self._send_by_transport
         if self._socket is None:
             known = transport.get_extra_info("socket")
+            if known is None:
+                return self._send_by_transport
             self._socket = SocketType(known.family, known.type, known.proto, known.fileno())
         return self._socket.send
 
