@@ -251,6 +251,7 @@ class World:
         seed: int = 0,
         write_s: float = 0.0,
         refuses_whole: bool = False,
+        budget_bytes: int | None = None,
     ) -> None:
         self.clock = ManualScheduler()
         self.limits = limits or Limits()
@@ -258,7 +259,7 @@ class World:
         self.write_s = write_s
         self.refuses_whole = refuses_whole
         """Whether a full socket takes nothing at all rather than a part."""
-        self.budget = Budget(self.limits.log_budget_bytes)
+        self.budget = Budget(budget_bytes or self.limits.log_budget_bytes)
         self.delayed: DelayedBroker | None = None
         self.broker: Broker
         if delayed is None:

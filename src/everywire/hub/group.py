@@ -128,8 +128,14 @@ class Cohort:
         # connection at once, and with it a new reader in this very group.
         writes = [member.leave() for member in members]
         framed = chunk.framed
+        fault: Exception | None = None
         for write in writes:
-            write(framed)
+            try:
+                write(framed)
+            except Exception as error:  # raised again once everyone has the answer
+                fault = error
+        if fault is not None:
+            raise fault
 
     def dissolve(self) -> None:
         """Send every member back to the log: what it needs is no longer fresh."""
