@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pytest
@@ -23,6 +24,7 @@ class Told(NamedTuple):
     host: str
     is_http11: bool
     fields: Fields
+    values: Mapping[bytes, bytes]
 
 
 def head(line: str = "GET / HTTP/1.1", *fields: str, host: str | None = "a.test") -> bytes:
@@ -301,3 +303,39 @@ def test_only_documented_errors_escape(data: bytes) -> None:
             assert error.code.status in (400, 431, 501)
         else:
             assert told.path.startswith("/") or told.path == "*"
+
+
+def handshake(key: str, *fields: str) -> bytes:
+    return head("GET /x HTTP/1.1", "Upgrade: websocket", f"Sec-WebSocket-Key: {key}", *fields)
+
+
+def test_handshakes_differ_in_their_key_alone() -> None:
+    reader = HeadReader(100)
+    keys = ["AQIDBAUGBwgJCgsMDQ4PEA==", "AAAAAAAAAAAAAAAAAAAAAA==", "AQIDBAUGBwgJCgsMDQ4PEA=="]
+    told = [Told(*reader.read(handshake(key, "Origin: http://a.test"))) for key in keys]
+    assert [one.values[b"sec-websocket-key"].decode() for one in told] == keys
+    assert all(one.values[b"origin"] == b"http://a.test" for one in told)
+    assert told[0].fields is told[1].fields
+    assert b"sec-websocket-key" not in told[0].fields.values
+    assert not any(key.encode() in block for key in keys for block in (*reader._blocks, *reader._heads))
+
+
+@pytest.mark.parametrize("key", ["short", "", "AQIDBAUGBwgJCgsMDQ4P\tA==", "AQIDBAUGBwgJCgsMDQ4PEA==x"])
+def test_a_key_of_another_form_is_left_to_the_handshake(key: str) -> None:
+    for _ in range(2):
+        assert read(handshake(key)).values[b"sec-websocket-key"].decode() == key
+
+
+def test_two_keys_are_joined() -> None:
+    key = "AQIDBAUGBwgJCgsMDQ4PEA=="
+    for name in ("Sec-WebSocket-Key", "sec-websocket-key"):
+        assert read(handshake(key, f"{name}: {key}")).values[b"sec-websocket-key"].decode() == f"{key}, {key}"
+
+
+def test_what_is_wrong_beside_the_key_is_refused() -> None:
+    key = "AQIDBAUGBwgJCgsMDQ4PEA=="
+    assert refusal(handshake(key, "X : 1")) is codes.BAD_REQUEST
+    assert refusal(handshake(key, "Host: b.test")) is codes.BAD_REQUEST
+    assert (
+        refusal(handshake(key).replace(key.encode(), b"AQIDBAUGBwgJ\r\nX Y: 1Q4PEA==")) is codes.BAD_REQUEST
+    )

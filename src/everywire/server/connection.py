@@ -71,6 +71,8 @@ class HttpConnection(HttpExchange):
             return
         host.connections.add(self)
         self._arm(host.limits.head_timeout_s)
+        if host.is_draining:
+            self._close()  # it was accepted before, and its handshake took until now
 
     def _limit_unsent(self, transport: asyncio.Transport) -> None:
         transport.set_write_buffer_limits(0)  # any byte that remains unsent is told at once
@@ -229,7 +231,7 @@ class HttpConnection(HttpExchange):
         """Hand a request to the handler."""
         host = self._host
         try:
-            method, path, query, authority, is_http11, fields = host.heads.read(head)
+            method, path, query, authority, is_http11, fields, values = host.heads.read(head)
         except RequestError as error:
             self._refuse(error)
             return
@@ -252,7 +254,7 @@ class HttpConnection(HttpExchange):
         request.method = method
         request.path = path
         request.query = query
-        request.headers = fields.values
+        request.headers = values
         request.scheme = scheme
         request.host = authority
         request.peer = peer

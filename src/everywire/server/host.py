@@ -22,7 +22,8 @@ __all__ = ["CLOSE", "CONNECTION_FIELDS", "KEEP", "KEEP_OLD", "TICK_S", "Connecti
 TICK_S: Final = 0.25
 """Resolution of deadlines, and of the Date field."""
 _SAMPLE_S: Final = 0.01
-"""How often the length of the event loop's turns is looked at."""
+_IDLE_SAMPLE_S: Final = 0.05
+"""How often the length of the event loop's turns is looked at; the latter while nobody is connected."""
 _MAX_FRAMINGS: Final = 256
 
 CONNECTION_FIELDS: Final = (b"", b"connection: close\r\n", b"connection: keep-alive\r\n")
@@ -109,7 +110,7 @@ class Host:
         metrics = self.metrics
         if late_s > metrics.loop_turn_max_s:
             metrics.loop_turn_max_s = late_s
-        self._due_s = now + _SAMPLE_S
+        self._due_s = now + (_SAMPLE_S if self.connections else _IDLE_SAMPLE_S)
         self._sampler = self.loop.call_at(self._due_s, self._sample)
         if now >= self._next_tick_s:
             self._next_tick_s = now + TICK_S
