@@ -243,6 +243,38 @@ async def test_an_answer_in_the_moment_of_grace_counts() -> None:
         assert one.driver.heard == []
 
 
+async def test_tiny_frames_leave_others_their_turn() -> None:
+    async with running() as site, peer(site) as one, peer(site) as other:
+        count = 40_000
+        one.driver.on_message = None
+        one.client.send(b"\x81\x81\0\0\0\0a" * count)
+        await until(lambda: one.driver.messages)
+        other.codec.send_text("me too")
+        other.flush()
+        assert await other.next() == TextMessage(b"me too")
+        assert len(one.driver.messages) < count
+        await until(lambda: len(one.driver.messages) == count)
+        one.codec.send_close(1000)
+        one.flush()
+        assert await one.next() == CloseReceived(1000, "")
+
+
+async def test_closing_while_messages_wait_still_hears_the_peers_close() -> None:
+    async with running() as site, peer(site) as one:
+        channel = one.driver.channel
+        assert channel is not None
+        one.driver.on_message = lambda data, binary: channel.pause_reading()
+        for number in range(5000):
+            one.codec.send_text(f"{number} " + "x" * 50)
+        one.codec.send_close(1000, "done")
+        one.flush()
+        await until(lambda: one.driver.messages)
+        channel.close(3001, "shutdown")
+        assert await one.next() == CloseReceived(3001, "shutdown")
+        await until(lambda: not site.server.open_connections())
+        assert len(one.driver.messages) == 1
+
+
 async def test_an_echo_flood_does_not_fill_memory() -> None:
     async with running() as site, peer(site) as one:
         message = WebSocketCodec(Role.CLIENT, max_message_bytes=1 << 24)

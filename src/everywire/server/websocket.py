@@ -37,6 +37,7 @@ _PING: Final = encode_frame(Opcode.PING, b"")
 _GRACE_S: Final = 2.0
 """For an answer to a ping that may be waiting unread."""
 _MIN_COMPRESSED_BYTES: Final = 64
+_BYTES_PER_TURN: Final = 16 * 1024
 
 _OPEN: Final = 0
 _CLOSING: Final = 1
@@ -155,18 +156,49 @@ class WebSocketConnection(Carrier):
     def data_received(self, data: bytes) -> None:
         """Take bytes and hand the messages in them to the driver."""
         self._is_heard = True
-        if self._events is not None:
-            self._held += data  # the driver pauses; its turn comes after what waits already
-        elif self._state == _DISCARDING:
+        if self._state == _DISCARDING:
             return
-        elif self._is_stalled and self._transport is not None:
+        if self._held or self._events is not None:
+            self._held += data  # its turn comes after what waits already
+        elif len(data) > _BYTES_PER_TURN:
+            # Tiny frames cost some 4 µs each: let others have their turn.
+            self._held = data
+            self._pause()
+            self._go_on()
+        else:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        if not self._is_stalled:
+            self._hand_out(iter(self._codec.receive_data(data)))
+        elif self._transport is not None:
             # A peer that sends and does not read: what it makes us owe is bounded by not hearing more.
             before = self._transport.get_write_buffer_size()
             self._hand_out(iter(self._codec.receive_data(data)))
             if self._transport is not None and self._transport.get_write_buffer_size() > before:
                 self._pause()
+
+    def _go_on(self) -> None:
+        """Hand out what waits, and read on when nothing does any more."""
+        if self._state == _DISCARDING:
+            return
+        if not self._is_paused:
+            self._hand_out_next()
+        if self._is_paused or self._is_stalled or self._events is not None:
+            return  # `resume_reading` or `resume_writing` goes on
+        if self._held:
+            self._host.loop.call_soon(self._go_on)
         else:
-            self._hand_out(iter(self._codec.receive_data(data)))
+            self._resume()
+
+    def _hand_out_next(self) -> None:
+        """Hand out the messages that were read already, then those of the next bytes."""
+        events, self._events = self._events, None
+        if events is not None:
+            self._hand_out(events)
+        if self._events is None and self._held:
+            data, self._held = self._held[:_BYTES_PER_TURN], self._held[_BYTES_PER_TURN:]
+            self._read(data)
 
     def _hand_out(self, events: Iterator[Event]) -> None:
         codec = self._codec
@@ -246,8 +278,7 @@ class WebSocketConnection(Carrier):
         """Hear that all bytes were taken."""
         if self._state == _OPEN:
             super().resume_writing()
-            if not self._is_paused:
-                self._resume()
+            self._go_on()
         else:
             self._is_stalled = False  # the deadline for closing stays
 
@@ -270,29 +301,10 @@ class WebSocketConnection(Carrier):
 
     def resume_reading(self) -> None:
         """Hand out messages again, those first that have come already."""
-        if not self._is_paused:
-            return
-        self._is_paused = False
-        events, self._events = self._events, None
-        if events is not None:
+        if self._is_paused:
+            self._is_paused = False
             # Not from within whatever the driver does now.
-            self._events = events
             self._host.loop.call_soon(self._go_on)
-        else:
-            self._resume()
-
-    def _go_on(self) -> None:
-        events, self._events = self._events, None
-        if events is None or self._is_paused:
-            self._events = events
-            return
-        self._hand_out(events)
-        if self._events is None:
-            held, self._held = self._held, b""
-            if held:
-                self._hand_out(iter(self._codec.receive_data(held)))
-        if not self._is_paused:
-            self._resume()
 
     # -- signs of life ------------------------------------------------------------------
 
@@ -325,11 +337,10 @@ class WebSocketConnection(Carrier):
         if self._state != _OPEN:
             return
         self._state = _CLOSING
-        self._events = None
-        self._held = b""
         if self._codec.send_close(code, reason):
             self.write(self._codec.data_to_send())
         self._reason = self._reason or f"closed by us {code} {reason}"
+        # The peer's close frame may be among what waits.
         self._is_paused = False
-        self._resume()
+        self._host.loop.call_soon(self._go_on)
         self._arm(self._host.limits.close_timeout_s)
