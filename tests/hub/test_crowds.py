@@ -105,11 +105,11 @@ def test_publishing_in_the_middle_of_a_slice_loses_and_doubles_nothing() -> None
     world.check_everything()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_readers_that_join_leave_and_stall_in_the_middle_of_a_slice(seed: int) -> None:
     random = Random(seed)
     world = World(limits=Limits(slice_s=0.001, max_write_bytes=2_000), write_s=0.000_01)
-    for _ in range(1_100):
+    for _ in range(800):
         world.subscribe("a", "b")
     for _ in range(20):
         world.publish(random.choice("ab"), random.choice([1, 20]), 100)

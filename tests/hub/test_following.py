@@ -148,6 +148,21 @@ def test_an_old_hint_changes_nothing() -> None:
     assert world.hub._channels["a"].head == 5
 
 
+def test_a_hint_from_before_a_channel_was_forgotten_changes_nothing() -> None:
+    world = World(delayed=QUICK)
+    world.publish(count=50)
+    world.settle(310.0)
+    reader = live(world)
+    assert reader.at == {"a": 50}
+    world.hub.published("a", world.head().epoch, publications(11, 11), 0)
+    world.settle(0.02)
+    assert reader.writes == []
+    world.publish(count=2)
+    world.settle(0.02)
+    assert len(reader.data()) == 2
+    assert reader.gaps() == []
+
+
 def test_a_log_that_was_trimmed_past_this_node_sends_everyone_back() -> None:
     world = World(delayed=QUICK, table=settings(Window(max_publications=5)))
     reader = live(world)

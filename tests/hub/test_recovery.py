@@ -252,8 +252,11 @@ def test_a_stalled_reader_that_waits_for_the_first_publication_misses_nothing_ei
 def test_a_reader_is_ended_when_the_store_cannot_say_where_it_stands() -> None:
     world = World(delayed=Faults(failed=1.0))
     first, second = world.subscribe(), world.subscribe(start=EARLIEST)
+    poll = world.subscribe(encoder=RecordingEncoder(once=True))
     world.settle(0.5)
-    assert first.end == second.end == (codes.BUSY, None)
+    assert first.end == second.end == (codes.TRY_AGAIN_LATER, None)
+    assert codes.TRY_AGAIN_LATER.reconnect
+    assert poll.end == (codes.BUSY, None), "what answers a request has a status"
     assert world.delayed is not None
     world.delayed.log.faults = Faults()
     third = world.subscribe()

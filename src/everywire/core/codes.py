@@ -54,6 +54,7 @@ NOT_ACCEPTABLE: Final = Code(128, "not_acceptable", 406, "this cannot be answere
 
 SERVICE_RESTART: Final = Code(1012, "service_restart", 0, "the server is restarting; come back later")
 INVALID_DATA: Final = Code(1007, "invalid_data", 0, "the message is not what its type says")
+TRY_AGAIN_LATER: Final = Code(1013, "try_again_later", 0, "this cannot be served now; come back later")
 
 SHUTDOWN: Final = Code(3001, "shutdown", 0, "the server is shutting down; come back later")
 EXPIRED: Final = Code(3005, "connection_expired", 0, "the connection reached its age; come back")

@@ -177,7 +177,11 @@ class Hub:
         if error is None:
             self.open(reader, start)
         elif not reader.is_closed:
-            self._end(reader, error.code)
+            self._refuse(reader, error)
+
+    def _refuse(self, reader: Reader, error: EverywireError) -> None:
+        """End a reader that cannot begin: one answer says why, a connection may come back later."""
+        self._end(reader, error.code if reader.group.encoder.once else codes.TRY_AGAIN_LATER)
 
     def _end(self, reader: Reader, code: Code) -> None:
         self.counters.readers_ended += 1
@@ -189,7 +193,7 @@ class Hub:
         if reader.is_closed:
             return
         if isinstance(heads, EverywireError):
-            self._end(reader, heads.code)
+            self._refuse(reader, heads)
             return
         group = reader.group
         for channel in group.channels:
