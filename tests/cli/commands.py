@@ -27,8 +27,13 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def started(*arguments: str, stdin: int | None = asyncio.subprocess.DEVNULL, **variables: str):
-    """Start `everywire`, and make sure that it has ended at the end."""
+async def started(
+    *arguments: str,
+    stdin: int | None = asyncio.subprocess.DEVNULL,
+    deadline_s: float = DEADLINE_S,
+    **variables: str,
+):
+    """Start `everywire`, and make sure that it has ended at the end; none may live beyond its deadline."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -40,7 +45,7 @@ async def started(*arguments: str, stdin: int | None = asyncio.subprocess.DEVNUL
         env=environment(**variables),
     )
     try:
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(deadline_s):
             yield process
     finally:
         if process.returncode is None:
@@ -57,9 +62,9 @@ class Serving(NamedTuple):
 
 
 @asynccontextmanager
-async def running(*arguments: str, **variables: str):
+async def running(*arguments: str, deadline_s: float = DEADLINE_S, **variables: str):
     """Run `everywire serve` on a free port."""
-    async with started("serve", "--port", "0", *arguments, **variables) as process:
+    async with started("serve", "--port", "0", *arguments, deadline_s=deadline_s, **variables) as process:
         greeting = ""
         while not (found := re.search(r"listening on +(https?://\S+)", greeting)):
             line = await process.stdout.readline()

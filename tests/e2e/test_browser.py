@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.commands import running
+from tests.cli.commands import DEADLINE_S, running
 from tests.e2e.conftest import BROWSER, lacking, run, run_node
 
 PUBLICATIONS = 300
@@ -29,7 +29,7 @@ async def test_every_wire_by_the_browsers_own_means(
     settings = tmp_path / "settings.toml"
     settings.write_text("[limits]\nmax_stream_age_s = 1.0\n")
     tls = ["--tls-cert", certificate[0], "--tls-key", certificate[1]] if scheme == "https" else []
-    async with running("--dev", "--config", str(settings), *tls) as serving:
+    async with running("--dev", "--config", str(settings), *tls, deadline_s=3 * DEADLINE_S) as serving:
         result = await run_node(BROWSER / "wires.mjs", serving.url)
     for wire, seen in result["seen"].items():
         assert seen == list(range(PUBLICATIONS)), wire
@@ -44,7 +44,7 @@ async def test_the_race_page(tmp_path: Path) -> None:
     if not (BROWSER / "node_modules").is_dir():
         lacking("the npm packages are not installed (npm install, in tests/browser)")
     picture = tmp_path / "race.png"
-    async with running("--dev", "--feed", "machine") as serving:
+    async with running("--dev", "--feed", "machine", deadline_s=6 * DEADLINE_S) as serving:
         code, out, err = await run("node", str(BROWSER / "race_page.mjs"), serving.url, str(picture))
     assert code != 2, err
     result: dict[str, Any] = json.loads(out)

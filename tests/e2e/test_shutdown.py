@@ -168,8 +168,9 @@ async def test_a_crowd_on_each_transport_is_told_and_the_server_ends_with_0(
     number = CROWD if not tls else CROWD // 4
     log = tmp_path / "log"
     async with (
-        running("--dev", "--drain", str(DRAIN_S), *tls, EVERYWIRE_LOG__FILE=str(log)) as serving,
-        asyncio.timeout(3 * DEADLINE_S),
+        running(
+            "--dev", "--drain", str(DRAIN_S), *tls, deadline_s=3 * DEADLINE_S, EVERYWIRE_LOG__FILE=str(log)
+        ) as serving,
         crowd(serving.url, context, number) as held,
     ):
         began_s = time.monotonic()
