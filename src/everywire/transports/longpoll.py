@@ -15,11 +15,9 @@ from everywire.core.publication import Gap
 from everywire.core.wheel import Slot
 from everywire.hub.interfaces import Framing
 from everywire.hub.reader import Reader
-from everywire.hub.recovery import LATEST, Start
+from everywire.hub.recovery import LATEST
 from everywire.transports.encoders import PAGE
-from everywire.transports.exchange import Exchange
-from everywire.transports.service import Service, json_headers, refuse
-from everywire.transports.target import ReadQuery
+from everywire.transports.service import Ask, json_headers, refuse
 
 __all__ = ["DEFAULT_WAIT_S", "serve_long_poll"]
 
@@ -27,23 +25,16 @@ DEFAULT_WAIT_S: Final = 25.0
 """How long ``?transport=long-poll`` waits without ``wait=``."""
 
 
-def serve_long_poll(
-    service: Service,
-    exchange: Exchange,
-    channels: tuple[str, ...],
-    query: ReadQuery,
-    start: Start | None,
-    cors: tuple[tuple[bytes, bytes], ...],
-    transport: str,
-) -> None:
+def serve_long_poll(ask: Ask) -> None:
     """Answer when something is published after the position, or when the time is over."""
-    waiting = LongPoll(service, exchange, cors, len(channels) > 1)
-    exchange.attend(waiting, transport)
-    hub = service.hub
-    encoder = PAGE[waiting.has_several]
-    reader = hub.reader(channels, encoder, waiting.framing, waiting, max_publications=query.limit)
+    waiting = LongPoll(ask)
+    ask.exchange.attend(waiting, ask.transport)
+    hub = ask.service.hub
+    query = ask.query
+    encoder = PAGE[ask.has_several]
+    reader = hub.reader(ask.channels, encoder, waiting.framing, waiting, max_publications=query.limit)
     waiting.reader = reader
-    hub.open(reader, start or LATEST)
+    hub.open(reader, ask.start or LATEST)
     if not reader.is_closed:
         wait_s = DEFAULT_WAIT_S if query.wait_s is None else query.wait_s
         deadlines = hub.deadlines
@@ -55,18 +46,14 @@ def serve_long_poll(
 class LongPoll:
     """One waiting request: the exchange's driver and the hub's subscriber."""
 
-    __slots__ = ("_cors", "_service", "deadline", "exchange", "framing", "has_several", "position", "reader")
+    __slots__ = ("_ask", "deadline", "exchange", "framing", "position", "reader")
 
     reader: Reader
 
-    def __init__(
-        self, service: Service, exchange: Exchange, cors: tuple[tuple[bytes, bytes], ...], has_several: bool
-    ) -> None:
-        self._service = service
-        self._cors = cors
-        self.exchange = exchange
-        self.framing: Framing = exchange.response_framing(200, json_headers(cors))
-        self.has_several = has_several
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self.exchange = ask.exchange
+        self.framing: Framing = ask.exchange.response_framing(200, json_headers(ask.cors))
         self.deadline: Slot | None = None
         self.position = ""
 
@@ -85,7 +72,7 @@ class LongPoll:
         deadline = self.deadline
         if deadline is not None:
             self.deadline = None
-            self._service.hub.deadlines.disarm(self, deadline)
+            self._ask.service.hub.deadlines.disarm(self, deadline)
 
     def opened(self, position: str, new: Sequence[str]) -> None:
         """Remember where the reader stands; name channels that it did not know at once."""
@@ -101,7 +88,7 @@ class LongPoll:
     def _answer_empty(self, new: Sequence[str]) -> None:
         position = self._standing()
         self.reader.close()
-        self.write(self.framing.frame(PAGE[self.has_several].page((), position, new)))
+        self.write(self.framing.frame(PAGE[self._ask.has_several].page((), position, new)))
 
     def _standing(self) -> str:
         # While it waits the reader stands at the head; a channel that came to be known since then
@@ -115,7 +102,7 @@ class LongPoll:
     def ended(self, code: Code, gap: Gap | None) -> None:
         """Answer with the error that the log gave."""
         self._disarm()
-        refuse(self.exchange, EverywireError(code=code), self._cors)
+        refuse(self.exchange, EverywireError(code=code), self._ask.cors)
 
     def stalled(self) -> None:
         """Hear nothing of interest: the answer is one write."""
@@ -133,6 +120,6 @@ class LongPoll:
         self._disarm()
         position = self._standing()
         self.reader.close()
-        headers = (*json_headers(self._cors), (b"retry-after", b"%d" % (retry_ms // 1000 + 1)))
-        body = PAGE[self.has_several].page((), position)
+        headers = (*json_headers(self._ask.cors), (b"retry-after", b"%d" % (retry_ms // 1000 + 1)))
+        body = PAGE[self._ask.has_several].page((), position)
         self.exchange.respond(200, headers, body)

@@ -22,7 +22,7 @@ from everywire.transports.gate import Cors, Refusal
 from everywire.transports.longpoll import serve_long_poll
 from everywire.transports.poll import Page, serve_page
 from everywire.transports.publish import serve_publish
-from everywire.transports.service import Service, identity_of, json_headers, refuse
+from everywire.transports.service import Ask, Service, identity_of, json_headers, refuse
 from everywire.transports.stream import serve_sse, serve_stream
 from everywire.transports.target import (
     ReadQuery,
@@ -35,9 +35,7 @@ from everywire.transports.websocket import serve_websocket
 
 __all__ = ["Plain", "streaming_transport"]
 
-Serve = Callable[[Service, Exchange, tuple[str, ...], ReadQuery, Start | None, Cors, str], None]
-
-_SERVE: Final[dict[str, Serve]] = {
+_SERVE: Final[dict[str, Callable[[Ask], None]]] = {
     "poll": serve_page,
     "long-poll": serve_long_poll,
     "stream": serve_stream,
@@ -148,12 +146,12 @@ class Plain:
         service.rules.check(asker.identity, Action.READ, channels)
         start = asker.start or query.start
         if rest == "history" or request.method == "HEAD":
-            serve_page(service, exchange, channels, query, start, asker.cors, rest or "poll")
+            serve_page(Ask(service, exchange, channels, query, start, asker.cors, rest or "poll"))
         elif query.transport is None and request.is_upgrade:
             serve_websocket(service, exchange, channels, start, asker.identity)
         else:
             transport = query.transport or asker.transport or ("long-poll" if query.wait_s else "poll")
-            _SERVE[transport](service, exchange, channels, query, start, asker.cors, transport)
+            _SERVE[transport](Ask(service, exchange, channels, query, start, asker.cors, transport))
 
     def _publish(self, exchange: Exchange, channels: tuple[str, ...], asker: Asker) -> None:
         service = self._service

@@ -19,11 +19,9 @@ from everywire.core.publication import Gap, Publication
 from everywire.hub.fetch import Fetched
 from everywire.hub.interfaces import Item
 from everywire.hub.policy import Action
-from everywire.hub.recovery import EARLIEST, Start
+from everywire.hub.recovery import EARLIEST
 from everywire.transports.encoders import PAGE
-from everywire.transports.exchange import Exchange
-from everywire.transports.service import JSON_TYPE, NOSNIFF, VARY, Service, json_headers, refuse
-from everywire.transports.target import ReadQuery
+from everywire.transports.service import JSON_TYPE, NOSNIFF, VARY, Ask, json_headers, refuse
 
 __all__ = ["retry_after_s", "serve_page"]
 
@@ -33,19 +31,10 @@ _MIN_RETRY_S: Final = 1
 _MAX_RETRY_S: Final = 30
 
 
-def serve_page(
-    service: Service,
-    exchange: Exchange,
-    channels: tuple[str, ...],
-    query: ReadQuery,
-    start: Start | None,
-    cors: tuple[tuple[bytes, bytes], ...],
-    transport: str,
-) -> None:
+def serve_page(ask: Ask) -> None:
     """Answer one page."""
-    exchange.attend(Page(), transport)
-    finish = partial(_finish, service, exchange, channels, query, start, cors)
-    service.hub.fetch(channels, start or EARLIEST, query.limit, finish)
+    ask.exchange.attend(Page(), ask.transport)
+    ask.service.hub.fetch(ask.channels, ask.start or EARLIEST, ask.query.limit, partial(_finish, ask))
 
 
 class Page:
@@ -70,15 +59,8 @@ class Page:
         """Let the answer, which is on its way, be given."""
 
 
-def _finish(
-    service: Service,
-    exchange: Exchange,
-    channels: tuple[str, ...],
-    query: ReadQuery,
-    start: Start | None,
-    cors: tuple[tuple[bytes, bytes], ...],
-    fetched: Fetched | EverywireError,
-) -> None:
+def _finish(ask: Ask, fetched: Fetched | EverywireError) -> None:
+    exchange, cors = ask.exchange, ask.cors
     if isinstance(fetched, EverywireError):
         refuse(exchange, fetched, cors)
         return
@@ -88,24 +70,23 @@ def _finish(
             items.append(Item(here.channel, here.gap, ""))
         items += [Item(here.channel, publication, "") for publication in here.publications]
     tag = etag(fetched)
-    is_final = fetched.has_more and start is not None and start.position is not None
+    is_final = fetched.has_more and ask.start is not None and ask.start.position is not None
     is_final = is_final and not fetched.new and not any(isinstance(item.content, Gap) for item in items)
-    headers = [*json_headers(cors), (b"etag", tag), *_standing(fetched, channels)]
+    headers = [*json_headers(cors), (b"etag", tag), *_standing(fetched)]
     headers.append((b"retry-after", b"%d" % (0 if fetched.has_more else retry_after_s(items))))
-    if is_final and all(service.rules.is_public(Action.READ, channel) for channel in channels):
+    if is_final and all(ask.service.rules.is_public(Action.READ, channel) for channel in ask.channels):
         headers = [JSON_TYPE, _PUBLIC, VARY, NOSNIFF, *cors, *headers[len(json_headers(cors)) :]]
     wanted = exchange.request.header(b"if-none-match")
     if wanted is not None and _matches(wanted, tag.decode("ascii")):
         exchange.respond(304, [header for header in headers if header != JSON_TYPE])
         return
     exchange.note(sum(isinstance(item.content, Publication) for item in items))
-    encoder = PAGE[len(channels) > 1]
-    exchange.respond(200, headers, encoder.page(items, fetched.position, fetched.new))
+    exchange.respond(200, headers, PAGE[ask.has_several].page(items, fetched.position, fetched.new))
 
 
-def _standing(fetched: Fetched, channels: Sequence[str]) -> list[tuple[bytes, bytes]]:
+def _standing(fetched: Fetched) -> list[tuple[bytes, bytes]]:
     headers = [(b"everywire-position", fetched.position.encode("ascii"))]
-    if len(channels) == 1:
+    if len(fetched.slices) == 1:
         head = fetched.slices[0].head
         headers.append((b"everywire-epoch", head.epoch.encode("ascii")))
         headers.append((b"everywire-offset", b"%d" % (head.last if head.exists else 0)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from everywire.codecs.json_text import dump
 from everywire.core import codes
@@ -12,10 +12,12 @@ from everywire.core.errors import EverywireError
 from everywire.core.limits import Limits
 from everywire.hub.hub import Hub
 from everywire.hub.policy import NOBODY, Identity, Rules
+from everywire.hub.recovery import Start
 from everywire.transports.exchange import Exchange, Headers, Request
-from everywire.transports.gate import Gate
+from everywire.transports.gate import Cors, Gate
+from everywire.transports.target import ReadQuery
 
-__all__ = ["JSON_TYPE", "Service", "identity_of", "json_headers", "refuse", "stream_headers"]
+__all__ = ["JSON_TYPE", "Ask", "Service", "identity_of", "json_headers", "refuse", "stream_headers"]
 
 JSON_TYPE: Final = (b"content-type", b"application/json")
 VARY: Final = (b"vary", b"Origin, Accept")
@@ -33,6 +35,24 @@ class Service:
         self.rules = rules
         self.gate = gate
         self.limits = limits
+
+
+class Ask(NamedTuple):
+    """What a GET that passed all checks comes down to; every reading transport takes one."""
+
+    service: Service
+    exchange: Exchange
+    channels: tuple[str, ...]
+    query: ReadQuery
+    start: Start | None
+    """Where to begin; None when no position was given, and the transport's own habit counts."""
+    cors: Cors
+    transport: str
+
+    @property
+    def has_several(self) -> bool:
+        """Whether several channels are read, and each item names its own."""
+        return len(self.channels) > 1
 
 
 def identity_of(request: Request, rules: Rules) -> Identity:

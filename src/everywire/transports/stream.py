@@ -20,11 +20,9 @@ from everywire.core.publication import Gap
 from everywire.core.wheel import Slot
 from everywire.hub.interfaces import Encoder, Framing
 from everywire.hub.reader import Reader
-from everywire.hub.recovery import LATEST, Start
+from everywire.hub.recovery import LATEST
 from everywire.transports.encoders import NDJSON, SSE, opening
-from everywire.transports.exchange import Exchange
-from everywire.transports.service import Service, stream_headers
-from everywire.transports.target import ReadQuery
+from everywire.transports.service import Ask, stream_headers
 
 __all__ = ["serve_sse", "serve_stream"]
 
@@ -91,46 +89,23 @@ _SSE_WORDS: Final = SseWords()
 _NDJSON_WORDS: Final = NdjsonWords()
 
 
-def serve_sse(
-    service: Service,
-    exchange: Exchange,
-    channels: tuple[str, ...],
-    query: ReadQuery,
-    start: Start | None,
-    cors: tuple[tuple[bytes, bytes], ...],
-    transport: str,
-) -> None:
+def serve_sse(ask: Ask) -> None:
     """Answer with server-sent events."""
-    _serve(service, exchange, channels, start, cors, transport, _SSE_WORDS)
+    _serve(ask, _SSE_WORDS)
 
 
-def serve_stream(
-    service: Service,
-    exchange: Exchange,
-    channels: tuple[str, ...],
-    query: ReadQuery,
-    start: Start | None,
-    cors: tuple[tuple[bytes, bytes], ...],
-    transport: str,
-) -> None:
+def serve_stream(ask: Ask) -> None:
     """Answer with lines of JSON."""
-    _serve(service, exchange, channels, start, cors, transport, _NDJSON_WORDS)
+    _serve(ask, _NDJSON_WORDS)
 
 
-def _serve(
-    service: Service,
-    exchange: Exchange,
-    channels: tuple[str, ...],
-    start: Start | None,
-    cors: tuple[tuple[bytes, bytes], ...],
-    transport: str,
-    words: Words,
-) -> None:
-    stream = Stream(service, exchange, cors, words)
-    exchange.attend(stream, transport)
-    encoder = words.encoders[len(channels) > 1]
-    stream.reader = service.hub.reader(channels, encoder, exchange.framing, stream)
-    service.hub.open(stream.reader, start or LATEST)
+def _serve(ask: Ask, words: Words) -> None:
+    stream = Stream(ask, words)
+    exchange, hub = ask.exchange, ask.service.hub
+    exchange.attend(stream, ask.transport)
+    encoder = words.encoders[ask.has_several]
+    stream.reader = hub.reader(ask.channels, encoder, exchange.framing, stream)
+    hub.open(stream.reader, ask.start or LATEST)
 
 
 class Stream:
@@ -140,13 +115,11 @@ class Stream:
 
     reader: Reader
 
-    def __init__(
-        self, service: Service, exchange: Exchange, cors: tuple[tuple[bytes, bytes], ...], words: Words
-    ) -> None:
-        self._service = service
+    def __init__(self, ask: Ask, words: Words) -> None:
+        self._service = ask.service
         self._words = words
-        self._cors = cors
-        self.exchange = exchange
+        self._cors = ask.cors
+        self.exchange = ask.exchange
         self.deadline: Slot | None = None
 
     @property
