@@ -102,14 +102,15 @@ async def ask(site: Site, request: bytes) -> bytes:
 
 
 async def test_malformed_http(site: Site) -> None:
+    if site.host == "asgi":
+        return  # HTTP is the ASGI server's
     async with others_reading(site):
         answers = await asyncio.gather(*[ask(site, request) for request in MALFORMED])
-    if site.host != "asgi":  # where the HTTP is another's
-        for request, answer in zip(MALFORMED, answers, strict=True):
-            assert answer[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431", b"HTTP/1.1 505"), (
-                request[:40],
-                answer[:60],
-            )
+    for request, answer in zip(MALFORMED, answers, strict=True):
+        assert answer[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431", b"HTTP/1.1 505"), (
+            request[:40],
+            answer[:60],
+        )
 
 
 async def test_bad_frames(site: Site) -> None:
