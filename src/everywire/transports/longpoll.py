@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from everywire.core import codes
 from everywire.core.codes import Code
 from everywire.core.errors import EverywireError
 from everywire.core.publication import Gap
@@ -81,9 +82,13 @@ class LongPoll:
             self._answer_empty(new)
 
     def time_is_over(self) -> None:
-        """Answer with nothing but the position."""
+        """Answer with nothing but the position; with an error when the log did not say it in time."""
         self.deadline = None
-        self._answer_empty(())
+        if self.position:
+            self._answer_empty(())
+        else:
+            self.reader.close()
+            self.ended(codes.BUSY, None)
 
     def _answer_empty(self, new: Sequence[str]) -> None:
         position = self._standing()
@@ -117,6 +122,10 @@ class LongPoll:
 
     def drain(self, retry_ms: int) -> None:
         """Answer with the position: whoever comes back finds the next server."""
+        if not self.position:
+            self.reader.close()
+            self.ended(codes.BUSY, None)
+            return
         self._disarm()
         position = self._standing()
         self.reader.close()
