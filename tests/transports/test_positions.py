@@ -212,3 +212,18 @@ async def test_a_position_is_url_safe_and_small(site: Site) -> None:
     position = (await page(site, names))["position"]
     assert len(position) <= 1024
     assert position.replace("-", "").replace("_", "").isalnum()
+
+
+async def test_a_channel_that_was_forgotten_goes_on_above_and_says_what_is_gone(site: Site) -> None:
+    """No (epoch, offset) is ever used twice: the store keeps the highest offset that it forgot."""
+    old = (await positions(site, 3))[0]
+    await positions(site, 20, "b")
+    for name in ("a", "b"):
+        site.wire.broker.log._forget(name)  # type: ignore[attr-defined]  # as the sweep does in time
+    (again,) = await positions(site, 1)
+    for name in TELLING:
+        items = READERS[name](site, "a", after=old)
+        seen = await take(items, 3, "")
+        assert seen[1]["gap"] == {"from": 2, "to": 20, "reason": "trimmed"}, name
+        assert (seen[2]["data"], seen[2]["position"]) == (1, again)
+        await items.aclose()
