@@ -5,7 +5,7 @@
 reader of the channel `calm` measures how long publications take to come. Then the stalled ones read on:
 each must have been told of whatever it was not given.
 
-What is bounded is stated here, and argued in DESIGN.md §2: a slow reader has no queue.
+What is bounded is stated here, and argued in ARCHITECTURE.md: a slow reader has no queue.
 """
 
 from __future__ import annotations

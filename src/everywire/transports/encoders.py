@@ -1,7 +1,7 @@
 """The formats of the plain transports: what readers of a channel are told, as bytes.
 
 One object per format and number of channels (one, or several); a group of readers is
-known by it. What a publication looks like is DESIGN's contract: see ``docs/protocol.md``.
+known by it. What each looks like is written in ``docs/protocol.md``.
 """
 
 from __future__ import annotations
