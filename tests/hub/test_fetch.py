@@ -169,13 +169,14 @@ def test_what_the_window_lost_between_asking_and_reading_is_told() -> None:
     assert offsets(found) == [[7, 8, 9, 10, 11]]
 
 
-def test_a_store_that_fell_back_between_asking_and_reading_is_a_reset() -> None:
+@pytest.mark.parametrize("offset", [2, 4])
+def test_a_store_that_fell_back_between_asking_and_reading_is_a_reset(offset: int) -> None:
     world = World(delayed=Faults(max_delay_s=0.01), table=FEW)
     assert world.delayed is not None
     publish(world, count=3)
     copy = world.delayed.copy()
     publish(world, count=2)
-    start = world.position(("a", 4))
+    start = world.position(("a", offset))
     log = world.delayed.log
     read, delayed = log.read, world.delayed
 

@@ -9,7 +9,7 @@ from everywire.core.limits import Limits
 from everywire.core.position import Place, Position
 from everywire.core.publication import Gap, Publication
 from everywire.core.settings import Window
-from everywire.hub.recovery import EARLIEST
+from everywire.hub.recovery import EARLIEST, Start
 from everywire.testing.delayed_broker import DelayedBroker, Faults
 from tests.hub.recording import RecordingReader, World, settings
 
@@ -258,6 +258,25 @@ def test_a_reader_at_the_same_offset_of_another_epoch_is_told() -> None:
     world.settle(1.0)
     assert [gap.reason for gap in reader.gaps()] == ["reset"]
     assert [one.offset for one in reader.publications()][-4:] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("start", [EARLIEST, None], ids=["earliest", "position"])
+def test_who_comes_before_this_node_knows_of_the_new_epoch_begins_all_the_same(start: Start | None) -> None:
+    world = World(delayed=QUICK)
+    world.publish(count=3)
+    world.settle(0.02)
+    copy = far(world).copy()
+    live(world)
+    world.publish(count=3)
+    world.settle(0.02)
+    start = start or world.position(("a", 6))
+    far(world).restore(copy)
+    reader = world.subscribe(start=start)
+    world.settle(1.5)
+    assert [one.offset for one in reader.publications()] == [1, 2, 3]
+    assert [gap.reason for gap in reader.gaps()] == ([] if start is EARLIEST else ["reset"])
+    assert reader.reader.cohort is not None
+    world.check_everything()
 
 
 def test_a_page_of_the_epoch_before_is_not_told_under_the_new_one() -> None:
