@@ -30,9 +30,8 @@ from everywire.hub.policy import Action, Rules
 from everywire.transports.exchange import Exchange
 from everywire.transports.gate import Gate, Refusal
 from everywire.transports.plain import Plain
-from everywire.transports.poll import Page as WholeAnswer
 from everywire.transports.publish import make_draft
-from everywire.transports.service import Service, refuse
+from everywire.transports.service import Service, WholeAnswer, refuse
 from everywire.transports.target import PREFIX, check_event, check_tags
 
 __all__ = ["Everywire", "Published"]

@@ -15,8 +15,7 @@ from everywire.core import codes
 from everywire.core.errors import EverywireError, Forbidden, RequestError
 from everywire.hub.policy import Rules
 from everywire.transports.exchange import Exchange
-from everywire.transports.poll import Page
-from everywire.transports.service import identity_of, refuse
+from everywire.transports.service import WholeAnswer, identity_of, refuse
 
 __all__ = ["Operations"]
 
@@ -44,7 +43,7 @@ class Operations:
         )
         if answer is None:
             return False
-        exchange.attend(Page(), "operations")
+        exchange.attend(WholeAnswer(), "operations")
         if exchange.request.method not in ("GET", "HEAD"):
             error = RequestError("this is only read", code=codes.METHOD_NOT_FOUND)
             refuse(exchange, error, (), [(b"allow", b"GET, HEAD")])

@@ -12,9 +12,9 @@ from typing import Final
 from everywire.codecs.json_text import gap_object, publication_members
 from everywire.codecs.sse import encode_event
 from everywire.core.publication import Gap
-from everywire.hub.interfaces import Encoder, Item
+from everywire.hub.interfaces import Item
 
-__all__ = ["ENVELOPE", "NDJSON", "PAGE", "RAW", "SSE", "Message", "encoder_for", "gap_member"]
+__all__ = ["ENVELOPE", "NDJSON", "PAGE", "RAW", "SSE", "Message", "gap_member"]
 
 Message = tuple[bool, bytes]
 """A WebSocket message: whether it is binary, and its data."""
@@ -173,8 +173,3 @@ NDJSON: Final = (NdjsonEncoder(False), NdjsonEncoder(True))
 ENVELOPE: Final = (EnvelopeEncoder(False), EnvelopeEncoder(True))
 RAW: Final = (RawEncoder(False), RawEncoder(True))
 PAGE: Final = (PageEncoder(False), PageEncoder(True))
-
-
-def encoder_for(pair: tuple[Encoder, Encoder], channels: Sequence[str]) -> Encoder:
-    """Return the format's encoder for one channel or for several."""
-    return pair[len(channels) > 1]

@@ -20,9 +20,9 @@ from everywire.hub.recovery import Start
 from everywire.transports.exchange import Exchange, Headers, Request
 from everywire.transports.gate import Cors, Refusal
 from everywire.transports.longpoll import serve_long_poll
-from everywire.transports.poll import Page, serve_page
+from everywire.transports.poll import serve_page
 from everywire.transports.publish import serve_publish
-from everywire.transports.service import Ask, Service, identity_of, json_headers, refuse
+from everywire.transports.service import Ask, Service, WholeAnswer, identity_of, json_headers, refuse
 from everywire.transports.stream import serve_sse, serve_stream
 from everywire.transports.target import (
     ReadQuery,
@@ -112,7 +112,7 @@ class Plain:
         cors = asker.cors
         channels, rest = channels_of(request.path, self._service.limits.max_channels_per_request)
         if method == "OPTIONS":
-            exchange.attend(Page(), "options")
+            exchange.attend(WholeAnswer(), "options")
             preflight = self._service.gate.preflight(request)
             exchange.respond(204, [(b"allow", _ALLOWED[rest]), *preflight])
         elif method == "POST" and not rest and not request.is_upgrade:
@@ -166,11 +166,11 @@ class Plain:
         if len(channels) > 1:
             raise BadRequest("a DELETE empties one channel")
         service.rules.check(asker.identity, Action.DELETE, channels)
-        exchange.attend(Page(), "delete")
+        exchange.attend(WholeAnswer(), "delete")
         service.hub.broker.log.trim(channels[0], partial(_deleted, exchange, asker.cors))
 
     def _presence(self, exchange: Exchange, channels: tuple[str, ...], cors: Cors) -> None:
-        exchange.attend(Page(), "presence")
+        exchange.attend(WholeAnswer(), "presence")
         hub = self._service.hub
         found = [{"channel": channel, "subscribers": hub.subscribers(channel)} for channel in channels]
         exchange.respond(200, json_headers(cors), dump(found[0] if len(found) == 1 else found))

@@ -21,7 +21,7 @@ from everywire.hub.interfaces import Item
 from everywire.hub.policy import Action
 from everywire.hub.recovery import EARLIEST
 from everywire.transports.encoders import PAGE
-from everywire.transports.service import JSON_TYPE, NOSNIFF, VARY, Ask, json_headers, refuse
+from everywire.transports.service import JSON_TYPE, NOSNIFF, VARY, Ask, WholeAnswer, json_headers, refuse
 
 __all__ = ["retry_after_s", "serve_page"]
 
@@ -33,30 +33,8 @@ _MAX_RETRY_S: Final = 30
 
 def serve_page(ask: Ask) -> None:
     """Answer one page."""
-    ask.exchange.attend(Page(), ask.transport)
+    ask.exchange.attend(WholeAnswer(), ask.transport)
     ask.service.hub.fetch(ask.channels, ask.start or EARLIEST, ask.query.limit, partial(_finish, ask))
-
-
-class Page:
-    """The driver of an answer that is given as soon as the log was read: nothing to be told."""
-
-    __slots__ = ("is_gone",)
-
-    def __init__(self) -> None:
-        self.is_gone = False
-
-    def stalled(self) -> None:
-        """Hear nothing of interest: the answer is whole."""
-
-    def writable(self) -> None:
-        """Hear nothing of interest."""
-
-    def gone(self, reason: str) -> None:
-        """Note that nobody waits for the answer."""
-        self.is_gone = True
-
-    def drain(self, retry_ms: int) -> None:
-        """Let the answer, which is on its way, be given."""
 
 
 def _finish(ask: Ask, fetched: Fetched | EverywireError) -> None:

@@ -19,8 +19,7 @@ from everywire.core.position import Place, encode_position
 from everywire.core.publication import JSON, Draft
 from everywire.hub.policy import Identity
 from everywire.transports.exchange import Exchange
-from everywire.transports.poll import Page
-from everywire.transports.service import Service, json_headers, refuse
+from everywire.transports.service import Service, WholeAnswer, json_headers, refuse
 from everywire.transports.target import PublishQuery
 
 __all__ = ["make_draft", "serve_publish"]
@@ -38,7 +37,7 @@ def serve_publish(
     cors: tuple[tuple[bytes, bytes], ...],
 ) -> None:
     """Take the body and publish it: 201, 200 for a replay, 422 for a key of another body."""
-    exchange.attend(Page(), "publish")
+    exchange.attend(WholeAnswer(), "publish")
     key = _idempotency_key(exchange, service.limits)
 
     def take(body: bytes) -> None:

@@ -17,7 +17,16 @@ from everywire.transports.exchange import Exchange, Headers, Request
 from everywire.transports.gate import Cors, Gate
 from everywire.transports.target import ReadQuery
 
-__all__ = ["JSON_TYPE", "Ask", "Service", "identity_of", "json_headers", "refuse", "stream_headers"]
+__all__ = [
+    "JSON_TYPE",
+    "Ask",
+    "Service",
+    "WholeAnswer",
+    "identity_of",
+    "json_headers",
+    "refuse",
+    "stream_headers",
+]
 
 JSON_TYPE: Final = (b"content-type", b"application/json")
 VARY: Final = (b"vary", b"Origin, Accept")
@@ -53,6 +62,24 @@ class Ask(NamedTuple):
     def has_several(self) -> bool:
         """Whether several channels are read, and each item names its own."""
         return len(self.channels) > 1
+
+
+class WholeAnswer:
+    """The driver of an exchange that is answered in one piece, as soon as its answer is known."""
+
+    __slots__ = ()
+
+    def stalled(self) -> None:
+        """Hear nothing of interest: the answer is whole."""
+
+    def writable(self) -> None:
+        """Hear nothing of interest."""
+
+    def gone(self, reason: str) -> None:
+        """Hear nothing of interest: an answer that nobody waits for is thrown away by the host."""
+
+    def drain(self, retry_ms: int) -> None:
+        """Let the answer, which is on its way, be given."""
 
 
 def identity_of(request: Request, rules: Rules) -> Identity:
