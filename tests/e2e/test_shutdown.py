@@ -223,8 +223,8 @@ async def _until_refused(serving: Serving) -> None:
         while True:
             try:
                 _, writer = await asyncio.open_connection(host, int(port))
-            except ConnectionRefusedError:
-                return
+            except (ConnectionRefusedError, ConnectionResetError):
+                return  # reset: it had come into the queue of a listener that closed meanwhile
             writer.close()
             await asyncio.sleep(0.02)
 
