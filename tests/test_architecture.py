@@ -23,29 +23,41 @@ INWARD: Mapping[str, frozenset[str]] = {
     "codecs": frozenset({"core"}),
     "brokers": frozenset({"core"}),
     "hub": frozenset({"core", "brokers"}),
-    "transports": frozenset({"core", "codecs", "brokers", "hub"}),
-    "server": frozenset({"core", "codecs", "brokers", "hub", "transports"}),
-    "asgi": frozenset({"core", "codecs", "brokers", "hub", "transports"}),
+    "access": frozenset({"core", "codecs", "brokers", "hub"}),
+    "sessions": frozenset({"core", "codecs", "brokers", "hub", "access"}),
+    "transports": frozenset({"core", "codecs", "brokers", "hub", "access", "sessions"}),
+    "server": frozenset({"core", "codecs", "brokers", "hub", "access", "sessions", "transports"}),
+    "asgi": frozenset({"core", "codecs", "brokers", "hub", "access", "sessions", "transports"}),
     "client": frozenset({"core", "codecs"}),
-    "api": frozenset({"core", "codecs", "brokers", "hub", "transports", "server"}),
-    "console": frozenset({"core", "codecs", "brokers", "hub", "transports", "server"}),
-    "testing": frozenset({"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "client"}),
-    "lab": frozenset({"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "client", "."}),
+    "api": frozenset({"core", "codecs", "brokers", "hub", "access", "sessions", "transports", "server"}),
+    "console": frozenset({"core", "codecs", "brokers", "hub", "access", "sessions", "transports", "server"}),
+    "testing": frozenset(
+        {"core", "codecs", "brokers", "hub", "access", "sessions", "transports", "server", "asgi", "client"}
+    ),
+    "lab": frozenset(
+        {"core", "codecs", "brokers", "hub", "access", "sessions", "transports", "server", "asgi", "client", "."}
+    ),
+    "handlers": frozenset({"core", "codecs", "brokers", "hub", "access", "sessions"}),
+    "assembly": frozenset(
+        {"core", "codecs", "brokers", "hub", "access", "sessions", "transports", "server", "asgi", "api",
+         "console"}
+    ),
     "application": frozenset(
-        {"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "api", "console"}
+        {"core", "codecs", "brokers", "hub", "access", "sessions", "transports", "server", "asgi", "api",
+         "console", "handlers", "assembly"}
     ),
     "cli": frozenset(
-        {"core", "codecs", "brokers", "hub", "transports", "server", "asgi", "api", "console", "client",
-         "lab", "application", "."}
+        {"core", "codecs", "brokers", "hub", "access", "sessions", "transports", "server", "asgi", "api",
+         "console", "client", "lab", "handlers", "assembly", "application", "."}
     ),
-    "__init__": frozenset({"application"}),
+    "__init__": frozenset({"access", "application", "core", "handlers"}),
     "__main__": frozenset({"cli"}),
 }  # fmt: skip
 
 # From a part that has one open door: only these of its modules may be imported from outside.
 DOORS: Mapping[tuple[str, str], frozenset[str]] = {
     (part, "brokers"): frozenset({"everywire.brokers.base"})
-    for part in ("hub", "transports", "server", "asgi", "api", "console")
+    for part in ("hub", "access", "sessions", "transports", "server", "asgi", "api", "console", "handlers")
 }
 
 # Sans-I/O: no event loop, no sockets, and no clock; formatting a given time is none.

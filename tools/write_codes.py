@@ -34,6 +34,12 @@ SECTIONS: Final = (
         lambda number: 100 <= number < 400,
     ),
     Section(
+        "Subscriptions: 2000 to 2999",
+        "A session's subscription to one channel ended; the connection goes on. From 2500 on the client may "
+        "subscribe again, with the position that it holds; below, it may not.",
+        lambda number: 2000 <= number < 3000,
+    ),
+    Section(
         "Come back: 3000 to 3499",
         "The connection ended; its reader may come back, with the position that it holds. Wait as long as "
         "the server says, or a second and then ever longer, with some randomness.",

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, NamedTuple
 
+from everywire.access.identity import Action
+from everywire.access.rules import Rules
 from everywire.api.figures import hub_figures
 from everywire.api.operations import Operations
 from everywire.asgi.application import AsgiApplication
@@ -26,7 +28,6 @@ from everywire.core.names import check_name
 from everywire.core.position import Place, encode_position
 from everywire.core.settings import SettingsTable
 from everywire.hub.hub import Hub
-from everywire.hub.policy import Action, Rules
 from everywire.transports.exchange import Exchange
 from everywire.transports.gate import Gate, Refusal
 from everywire.transports.plain import Plain

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from everywire.access.rules import Rules
 from everywire.api.figures import Figure
 from everywire.api.host_figures import host_figures
 from everywire.api.operations import Operations
 from everywire.brokers.base import Health
 from everywire.core.limits import Limits
-from everywire.hub.policy import Rules
 from everywire.transports.exchange import Exchange
 from tests.server.driving import Handlers, Site, running
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from everywire.access.identity import NOBODY, Action
+from everywire.access.rules import Rules
 from everywire.core.errors import Forbidden, SettingsError
 from everywire.core.limits import Limits
 from everywire.core.settings import SlowReader
-from everywire.hub.policy import NOBODY, Action, Rules
 from everywire.server.settings import Listen, Settings
 from everywire.server.settings_sources import Flag, load_settings
 

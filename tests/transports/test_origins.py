@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from everywire.hub.policy import Action
+from everywire.access.identity import Action
 from tests.readers import READERS, Refused, page, take
 from tests.serving import Site
 from tests.transports.conftest import Serve

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import httpx
 import pytest
 
+from everywire.access.identity import Action
 from everywire.core.limits import Limits
 from everywire.core.position import Place, encode_position
-from everywire.hub.policy import Action
 from tests.readers import data, page
 from tests.serving import Site
 from tests.transports.conftest import Serve

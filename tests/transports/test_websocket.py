@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import websockets
 
+from everywire.access.identity import Action
 from everywire.core.limits import Limits
 from everywire.core.settings import ChannelSettings, SettingsTable, SlowReader, Window
-from everywire.hub.policy import Action
 from tests.readers import data, page
 from tests.serving import DEADLINE_S, Site, until
 from tests.transports.conftest import Serve

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from everywire.access.rules import Rules
 from everywire.api.figures import Figures
 from everywire.brokers.base import Health
 from everywire.core import codes
 from everywire.core.errors import EverywireError, Forbidden, RequestError
-from everywire.hub.policy import Rules
 from everywire.transports.exchange import Exchange
 from everywire.transports.service import WholeAnswer, identity_of, refuse
 
@@ -64,7 +64,7 @@ class Operations:
     def _metrics(self, exchange: Exchange) -> None:
         request = exchange.request
         try:
-            if not identity_of(request, self._rules).name and not request.is_local:
+            if not identity_of(request, self._rules).may_all and not request.is_local:
                 raise Forbidden("metrics are for this machine, or need an API key", code=codes.UNAUTHORIZED)
         except EverywireError as error:
             refuse(exchange, error)

@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from everywire.access import identity as policy
 from everywire.codecs.http.forwarded import UNIX
 from everywire.codecs.websocket import DeflateOptions
 from everywire.core.errors import BadChannelName
 from everywire.core.limits import Limits
 from everywire.core.names import matches
 from everywire.core.settings import ChannelSettings, SettingsTable
-from everywire.hub import policy
 from everywire.server.options import Address, ServerOptions
 
 __all__ = [

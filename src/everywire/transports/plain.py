@@ -11,11 +11,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
+from everywire.access.identity import Action, Identity
 from everywire.brokers.base import Head
 from everywire.codecs.json_text import dump
 from everywire.core import codes
 from everywire.core.errors import BadRequest, EverywireError, RequestError
-from everywire.hub.policy import Action, Identity
 from everywire.hub.recovery import Start
 from everywire.transports.exchange import Exchange, Headers, Request
 from everywire.transports.gate import Cors, Refusal

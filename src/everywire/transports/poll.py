@@ -14,11 +14,11 @@ from functools import partial
 from hashlib import blake2b
 from typing import Final
 
+from everywire.access.identity import Action
 from everywire.core.errors import EverywireError
 from everywire.core.publication import Gap, Publication
 from everywire.hub.fetch import Fetched
 from everywire.hub.interfaces import Item
-from everywire.hub.policy import Action
 from everywire.hub.recovery import EARLIEST
 from everywire.transports.encoders import PAGE
 from everywire.transports.service import JSON_TYPE, NOSNIFF, VARY, Ask, WholeAnswer, json_headers, refuse

@@ -11,13 +11,13 @@ from functools import partial
 from hashlib import blake2b
 from typing import Final
 
+from everywire.access.identity import Identity
 from everywire.brokers.base import Appended
 from everywire.codecs.json_text import check_json, dump
 from everywire.core.errors import BadRequest, EverywireError, TooLarge
 from everywire.core.limits import Limits
 from everywire.core.position import Place, encode_position
 from everywire.core.publication import JSON, Draft
-from everywire.hub.policy import Identity
 from everywire.transports.exchange import Exchange
 from everywire.transports.service import Service, WholeAnswer, json_headers, refuse
 from everywire.transports.target import PublishQuery
@@ -50,7 +50,7 @@ def serve_publish(
                 content_type=content_type,
                 event=query.event,
                 tags=query.tags,
-                key=None if key is None else f"{identity.name}\0{key}",
+                key=None if key is None else f"{identity.user}\0{key}",
             )
         except EverywireError as error:
             refuse(exchange, error, cors)

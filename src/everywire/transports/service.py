@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from everywire.access.identity import NOBODY, Identity
+from everywire.access.rules import Rules
 from everywire.codecs.json_text import dump
 from everywire.core import codes
 from everywire.core.errors import EverywireError
 from everywire.core.limits import Limits
 from everywire.hub.hub import Hub
-from everywire.hub.policy import NOBODY, Identity, Rules
 from everywire.hub.recovery import Start
 from everywire.transports.exchange import Exchange, Headers, Request
 from everywire.transports.gate import Cors, Gate

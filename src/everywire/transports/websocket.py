@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
+from everywire.access.identity import Action, Identity
 from everywire.brokers.base import Appended
 from everywire.codecs.json_text import check_json, dump, members
 from everywire.core import codes
@@ -21,7 +22,6 @@ from everywire.core.codes import Code
 from everywire.core.errors import BadRequest, EverywireError, Forbidden
 from everywire.core.position import Place, encode_position
 from everywire.core.publication import Draft, Gap
-from everywire.hub.policy import Action, Identity
 from everywire.hub.reader import Reader
 from everywire.hub.recovery import LATEST, Start
 from everywire.transports.encoders import ENVELOPE, RAW, opening

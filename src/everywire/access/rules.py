@@ -1,46 +1,24 @@
-"""Who may do what: one place that every wire passes, deny by default.
+"""The rules of one server as its settings say them: API keys, and patterns of what is open to whom.
 
-An identity is what a credential proves; nobody is the identity without a name. Rules
-say which actions it may do on which channels. In development mode everybody may do
-everything.
+Deny by default. In development mode everybody may do everything.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
-from typing import Final, NamedTuple
+from hashlib import blake2b
+from typing import Final
 
+from everywire.access.identity import NOBODY, Action, Identity
 from everywire.core import codes
 from everywire.core.errors import EverywireError, Forbidden, SettingsError
 from everywire.core.names import matches
 
-__all__ = ["NOBODY", "Action", "Identity", "Rules"]
+__all__ = ["Rules"]
 
 _REMEMBERED: Final = 10_000
 """Decisions remembered; then they are worked out anew."""
-
-
-class Action(Enum):
-    """What can be done to a channel."""
-
-    READ = "read"
-    """Subscribe, poll, and read its history."""
-    PUBLISH = "publish"
-    PRESENCE = "presence"
-    """See who reads it."""
-    DELETE = "delete"
-    """Drop its publications."""
-
-
-class Identity(NamedTuple):
-    """Whom a credential proved; the empty name is nobody."""
-
-    name: str
-
-
-NOBODY: Final = Identity("")
 
 
 class Rules:
@@ -79,7 +57,7 @@ class Rules:
         for name, key in self._keys.items():
             # Every key is compared, each in constant time: nothing is told by how long it takes.
             if hmac.compare_digest(given, key):
-                found = Identity(name)
+                found = Identity(user=name, kind="key", may_all=True, credential=_digest(given))
         if found is NOBODY:
             raise EverywireError("this credential is not valid here", code=codes.UNAUTHORIZED)
         return found
@@ -102,7 +80,7 @@ class Rules:
 
         Without a credential the code is 101 (one may help), with one 103.
         """
-        if self.is_dev or identity.name:
+        if self.is_dev or identity.may_all:
             return
         for channel in channels:
             if not self.is_public(action, channel):
@@ -111,3 +89,7 @@ class Rules:
                     code=codes.UNAUTHORIZED,
                     channel=channel,
                 )
+
+
+def _digest(credential: bytes) -> bytes:
+    return blake2b(credential, digest_size=16).digest()

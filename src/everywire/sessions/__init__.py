@@ -1,0 +1,1 @@
+"""Sessions: one client's life with many channels, whatever carries it."""
