@@ -35,7 +35,8 @@ INWARD: Mapping[str, frozenset[str]] = {
         {"core", "codecs", "brokers", "hub", "access", "sessions", "transports", "server", "asgi", "client"}
     ),
     "lab": frozenset(
-        {"core", "codecs", "brokers", "hub", "access", "sessions", "transports", "server", "asgi", "client", "."}
+        {"core", "codecs", "brokers", "hub", "access", "sessions", "transports", "server", "asgi", "client",
+         "."}
     ),
     "handlers": frozenset({"core", "codecs", "brokers", "hub", "access", "sessions"}),
     "assembly": frozenset(

@@ -58,7 +58,7 @@ FOREIGN_HOST: Final = Code(127, "foreign_host", 403, "this host name is not serv
 NOT_ACCEPTABLE: Final = Code(128, "not_acceptable", 406, "this cannot be answered in a form you accept")
 
 UNSUBSCRIBED: Final = Code(2000, "server_unsubscribe", 0, "the server ended this subscription")
-SUBSCRIPTION_GAP: Final = Code(2500, "subscription_insufficient_state", 0, "subscribe again: something was missed")
+SUBSCRIPTION_GAP: Final = Code(2500, "subscription_gap", 0, "subscribe again: something was missed")
 SUBSCRIPTION_EXPIRED: Final = Code(2501, "subscription_expired", 0, "subscribe again: the permission ran out")
 
 SERVICE_RESTART: Final = Code(1012, "service_restart", 0, "the server is restarting; come back later")
