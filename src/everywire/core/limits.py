@@ -63,6 +63,40 @@ class Limits:
     max_wait_s: float = 60.0
     """The longest that a long poll is held."""
 
+    # -- who comes --------------------------------------------------------------
+    max_token_bytes: int = 16 * 1024
+    """A token, ticket, API key or other credential."""
+    max_url_token_s: float = 60.0
+    """A token in a URL, where logs and histories keep it, must end within this time."""
+    token_leeway_s: float = 5.0
+    """How far the clock of a token's issuer may be ahead (``nbf``, ``iat``); ``exp`` counts to the second."""
+    max_grants: int = 128
+    """Channels, and patterns for each action, that one credential may bring."""
+    ticket_ttl_s: float = 30.0
+    """A ticket's life; it is used once."""
+    judgement_ttl_s: float = 30.0
+    """How long it is remembered who somebody is, and what was decided that they may do."""
+    max_judgements: int = 50_000
+    """Credentials that are remembered."""
+    max_decisions: int = 200_000
+    """Decisions of the application that are remembered."""
+    max_judging: int = 10_000
+    """Questions to the application and to the store that are not answered yet; then 503."""
+    hook_timeout_s: float = 10.0
+    """For one answer of the application."""
+    max_revocations: int = 100_000
+    """Blocked users and revoked tokens that this process remembers; the store remembers all."""
+    max_revocation_s: float = 10 * 365 * 86_400.0
+    """What is revoked for good is revoked so long."""
+    jwks_timeout_s: float = 5.0
+    """For fetching the keys that sign tokens."""
+    max_jwks_bytes: int = 256 * 1024
+    max_jwks_keys: int = 64
+    jwks_age_s: float = 300.0
+    """How old fetched keys may grow before they are fetched again."""
+    jwks_interval_s: float = 10.0
+    """Between two fetches, however many tokens name a key that is not known."""
+
     # -- memory ---------------------------------------------------------------
     log_budget_bytes: int = 128 * 1024 * 1024
     """All logs and tails of a process together; the least recently used are trimmed first."""
@@ -78,6 +112,30 @@ class Limits:
     idempotency_ttl_s: float = 300.0
     max_stored_keys: int = 100_000
     """Entries of the broker's key-value store."""
+
+    # -- presence, and what travels between nodes ----------------------------------
+    presence_ttl_s: float = 60.0
+    """A member of which nothing was heard for so long is gone; renewed at most every third of it."""
+    leave_debounce_s: float = 2.0
+    """A member that comes back so soon has not left, as far as others are told."""
+    max_leases: int = 250_000
+    """Members of all channels together that the memory broker holds."""
+    max_presence_members: int = 1_000
+    """Members in one answer; what is left out is told."""
+    max_roster_members: int = 10_000
+    """Members of a channel whose joins and leaves are told one by one; beyond it, that there were some."""
+    max_presence_tells_per_s: int = 20_000
+    """Joins and leaves times listeners, per channel and node; beyond it, that there were some."""
+    node_ttl_s: float = 15.0
+    """A node of which nothing was heard for so long is gone."""
+    node_answer_timeout_s: float = 2.0
+    """For another node to answer."""
+
+    # -- the server API --------------------------------------------------------------
+    max_api_commands: int = 1_000
+    """Commands of a batch, and channels of a broadcast."""
+    max_listed_channels: int = 10_000
+    """Channels that a node lists; what is left out is told."""
 
     # -- the rhythm -------------------------------------------------------------
     sse_retry_ms: int = 2_000

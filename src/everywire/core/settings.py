@@ -48,6 +48,12 @@ class ChannelSettings:
     slow_reader: SlowReader = SlowReader.GAP
     heartbeat_s: float = 20.0
     durability: Durability = Durability.BROKER
+    presence: bool = True
+    """Whether it is kept who is in the channel."""
+    join_leave: bool = True
+    """Whether those who ask for it are told who comes and goes; needs ``presence``."""
+    presence_by_user: bool = False
+    """Whether a user's first device is a join and the last one a leave, instead of every one."""
 
 
 class SettingsTable:

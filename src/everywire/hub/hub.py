@@ -9,7 +9,7 @@ this hub heard of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -64,6 +64,8 @@ class Hub:
         self._listeners: dict[str, list[Group]] = {}
         self._stalled: dict[Reader, float] = {}
         self._unfinished = 0
+        self._broadcasts: dict[str, list[Callable[[bytes, str], None]]] = {}
+        self._asks: dict[str, Callable[[bytes, str], Awaitable[bytes]]] = {}
         self._timers: list[Cancellable | None] = [None, None]
         self._pages = PageReader(broker.log, self._channels)
         self._catch_up = CatchUp(scheduler, self._pages, self.counters, self.queue, self._compare)
@@ -240,6 +242,10 @@ class Hub:
         found = self._channels.get(channel)
         return 0 if found is None else found.readers
 
+    def channels_read(self) -> Mapping[str, int]:
+        """Return how many readers of this process each channel has that has any."""
+        return {name: channel.readers for name, channel in self._channels.items() if channel.readers}
+
     def statistics(self) -> Mapping[str, int]:
         """Return what there is at this moment."""
         return {
@@ -291,11 +297,27 @@ class Hub:
         self._follower.advanced(channel, epoch, last)
 
     def broadcasted(self, topic: str, payload: bytes, node: str) -> None:
-        """Take a control message; none is known yet."""
+        """Take a control message; a topic that nobody here knows is of another version, and ignored."""
+        for callback in self._broadcasts.get(topic, ()):
+            callback(payload, node)
 
     async def asked(self, topic: str, payload: bytes, node: str) -> bytes:
-        """Answer a control message; none is known yet."""
-        raise EverywireError(f"no answer to {topic!r} is known", code=codes.METHOD_NOT_FOUND)
+        """Answer a control message; raise an error with code 104 for a topic that nobody here knows."""
+        answer = self._asks.get(topic)
+        if answer is None:
+            raise EverywireError(f"no answer to {topic!r} is known", code=codes.METHOD_NOT_FOUND)
+        return await answer(payload, node)
+
+    def on_broadcast(self, topic: str, callback: Callable[[bytes, str], None]) -> None:
+        """Call back with the payload and the sender's node for every control message of a topic. The
+        callback judges the payload by itself, and raises nothing."""
+        self._broadcasts.setdefault(topic, []).append(callback)
+
+    def on_ask(self, topic: str, answer: Callable[[bytes, str], Awaitable[bytes]]) -> None:
+        """Let a coroutine function answer the control messages of a topic to this node."""
+        if topic in self._asks:
+            raise ValueError(f"{topic!r} is answered already")
+        self._asks[topic] = answer
 
     def _compare(self, channel: Channel, head: Head) -> None:
         self._follower.compare(channel, head)
