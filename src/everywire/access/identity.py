@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-__all__ = ["NOBODY", "Action", "AuthRequest", "Identity"]
+__all__ = ["NOBODY", "Action", "AuthRequest", "Identity", "Terms"]
 
 
 class Action(Enum):
@@ -20,6 +20,18 @@ class Action(Enum):
     """See who reads it."""
     DELETE = "delete"
     """Drop its publications."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a credential says of a channel that it subscribes its bearer to (``subs``)."""
+
+    info: bytes | None = None
+    """JSON text that others see of this client in this channel (``chan_info``)."""
+    data: bytes | None = None
+    """JSON text that the subscriber gets with its subscription."""
+    join_leave: bool | None = None
+    """Whether joins and leaves are told to this client; None lets it choose."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True, weakref_slot=True)
@@ -44,13 +56,17 @@ class Identity:
     token_id: str = ""
     """The token's ``jti``."""
     channels: tuple[str, ...] = ()
-    """Channels that sessions of this identity are subscribed to by the server."""
+    """Channels that sessions of this identity are subscribed to by the server; it may read them."""
+    terms: Mapping[str, Terms] = field(default_factory=dict)
+    """What there is to say of some of ``channels``."""
     grants: Mapping[Action, tuple[str, ...]] = field(default_factory=dict)
     """Patterns of channel names that the credential itself opens."""
     claims: Mapping[str, Any] = field(default_factory=dict)
     """All that the credential says, for the application; never shown to others."""
     credential: bytes = b""
     """A digest of the credential, so that decisions on two credentials of a user are never mixed up."""
+    judged_s: float | None = None
+    """When the authority judged it, on the authority's own clock; None is known for good (API keys)."""
 
     @property
     def key(self) -> tuple[str, bytes]:
@@ -77,7 +93,9 @@ class AuthRequest:
     peer: str = ""
     """The client's address, seen through trusted proxies."""
     origin: str = ""
-    """The page's origin, or nothing."""
+    """The page's origin: the ``Origin`` header; the server's own (scheme and host as they were asked for)
+    where ``Sec-Fetch-Site`` is ``same-origin``, because browsers send no Origin with a GET to their own
+    server; or nothing. Tickets are bound to it."""
     method: str = "GET"
     token: str = ""
     """A connection token: from the connect command or ``Authorization: Bearer``."""

@@ -36,6 +36,7 @@ class Rules:
         dev: bool = False,
         api_keys: Mapping[str, str] | None = None,
         public: Mapping[Action, Iterable[str]] | None = None,
+        user_rules: Mapping[Action, Iterable[str]] | None = None,
     ) -> None:
         self.is_dev = dev
         self._keys = {name: key.encode() for name, key in (api_keys or {}).items()}

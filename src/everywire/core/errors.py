@@ -7,6 +7,7 @@
     │   ├── BadRequest        … in a form that is wrong
     │   │   ├── BadChannelName
     │   │   └── BadPosition
+    │   ├── InvalidToken      … with a token that proves nothing (expired ones have code 109 instead)
     │   ├── Forbidden         … that its identity may not have (names the channel)
     │   ├── TooLarge          … larger than a limit
     │   └── KeyReused         … with an idempotency key of another body
@@ -31,6 +32,7 @@ __all__ = [
     "BrokerError",
     "EverywireError",
     "Forbidden",
+    "InvalidToken",
     "KeyReused",
     "RequestError",
     "SettingsError",
@@ -67,6 +69,16 @@ class BadChannelName(BadRequest):
 
 class BadPosition(BadRequest):
     """The text is no position."""
+
+
+class InvalidToken(RequestError):
+    """The token is broken, forged, of somebody else, or not for this server.
+
+    The code is 101, which an HTTP answer gives as 401; sessions end with 3500 (``invalid_token``) instead,
+    as the Centrifuge protocol wants it.
+    """
+
+    code = codes.UNAUTHORIZED
 
 
 class Forbidden(RequestError):
