@@ -7,15 +7,15 @@ code 100. Hooks run in the event loop and are bounded by `Limits.hook_timeout_s`
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 from everywire.access.identity import Action, AuthRequest, Identity
 from everywire.core.codes import Code
 from everywire.core.publication import Draft
 
-__all__ = ["Caller", "ConnectDecision", "Hooks", "SubscribeDecision"]
+__all__ = ["IN_ORDER", "Caller", "ConnectDecision", "Hooks", "Lane", "SubscribeDecision"]
 
 
 class Caller(Protocol):
@@ -67,6 +67,23 @@ class ConnectDecision:
     """Another identity than the one that was proved, if the application knows better."""
 
 
+class Lane(NamedTuple):
+    """Where a call or a message of a session waits for its turn.
+
+    Those of one session with an equal ``key`` are begun in the order they came in, at most
+    ``concurrency`` at a time; those with different keys know nothing of each other.
+    """
+
+    key: Hashable = None
+    concurrency: int = 1
+    is_cancelled: bool = False
+    """Whether the work is cancelled when its session ends; else it goes on, and its answer is dropped."""
+
+
+IN_ORDER: Final = Lane()
+"""The lane of whatever asks for no other: one at a time, in order."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Hooks:
     """The table; `everywire.application` and `everywire.access.webhooks` fill it before the start."""
@@ -88,6 +105,9 @@ class Hooks:
     """Answer a call with JSON text (any bytes to a Protobuf client)."""
     message: Callable[[Caller, bytes], Awaitable[None]] | None = None
     """A client sent a message."""
+    lane: Callable[[Caller, str, bytes], Lane] | None = None
+    """Say in which lane an rpc of a method, or with an empty method a message, waits for its turn; without it
+    all are `IN_ORDER`. It answers at once, and raises nothing."""
     disconnect: Callable[[Caller, Code | None], Awaitable[None]] | None = None
     """A session ended."""
     occupied: Callable[[str], Awaitable[None]] | None = None
