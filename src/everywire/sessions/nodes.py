@@ -1,0 +1,104 @@
+"""Nodes: which processes share this broker, and how to ask all of them.
+
+Each node holds a lease among the broker's leases and renews it every third of `Limits.node_ttl_s`, so a
+node that was killed is no longer asked after that time. What did not answer in time is told, never hidden.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from everywire.core import codes
+from everywire.core.errors import BrokerError, EverywireError, RequestError
+from everywire.hub.hub import Hub
+
+__all__ = ["Answers", "Nodes"]
+
+GROUP: Final = "/nodes"
+"""The group of leases; no channel has a slash in its name."""
+_MAX_ASKED: Final = 64
+"""Nodes asked at the same time."""
+_log = logging.getLogger("everywire.sessions")
+
+
+class Answers(NamedTuple):
+    """What the nodes said, and which said nothing in time."""
+
+    answers: Mapping[str, bytes]
+    silent: list[str]
+
+
+class Nodes:
+    """This node among the others."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._broker = hub.broker
+        self._limits = hub.limits
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def own(self) -> str:
+        """This node's name."""
+        return self._broker.node
+
+    async def start(self) -> None:
+        """Be found by the others from now on."""
+        await self._put()
+        self._task = asyncio.get_running_loop().create_task(self._renew(), name="renew this node's lease")
+
+    async def close(self) -> None:
+        """Be found no longer."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        try:
+            await self._broker.leases.drop(GROUP, self.own)
+        except EverywireError:
+            pass  # it runs out by itself
+
+    async def _put(self) -> None:
+        await self._broker.leases.put(GROUP, self.own, b"{}", self._limits.node_ttl_s)
+
+    async def _renew(self) -> None:
+        rest_s = self._limits.node_ttl_s / 3
+        while True:
+            await asyncio.sleep(rest_s)
+            try:
+                await self._put()
+            except EverywireError as error:
+                _log.warning("this node's lease was not renewed: %s", error)
+
+    async def names(self) -> list[str]:
+        """Return the nodes that there are, this one included; sorted."""
+        return sorted({self.own, *await self._broker.leases.members(GROUP)})
+
+    async def ask(self, node: str, topic: str, payload: bytes) -> bytes:
+        """Ask one node; raise an error with code 102 when there is no such node, `BrokerError` when it
+        does not answer in time."""
+        if node != self.own and node not in await self._broker.leases.members(GROUP):
+            raise RequestError("there is no such node", code=codes.UNKNOWN_CHANNEL)
+        return await self._broker.control.ask(node, topic, payload, self._limits.node_answer_timeout_s)
+
+    async def ask_all(self, topic: str, payload: bytes) -> Answers:
+        """Ask every node, this one included, at the same time."""
+        names = await self.names()
+        answers: dict[str, bytes] = {}
+        turns = asyncio.Semaphore(_MAX_ASKED)
+
+        async def ask_one(node: str) -> None:
+            async with turns:
+                try:
+                    answers[node] = await self._broker.control.ask(
+                        node, topic, payload, self._limits.node_answer_timeout_s
+                    )
+                except BrokerError as error:
+                    _log.warning("node %s did not answer about %s: %s", node, topic, error)
+
+        await asyncio.gather(*map(ask_one, names))
+        return Answers(answers, [node for node in names if node not in answers])
