@@ -35,7 +35,8 @@ __all__ = [
 
 class Received(NamedTuple):
     """One publication. ``data`` is a JSON value, or bytes when it was binary; what the transport did
-    not tell is None. ``position`` is where a reader stands after it."""
+    not tell is None. ``position`` is where a reader stands after it; ``info`` is who published it, if it
+    was a client."""
 
     channel: str
     offset: int | None
@@ -45,6 +46,7 @@ class Received(NamedTuple):
     time: Any
     position: str | None
     content_type: str | None = None
+    info: Mapping[str, Any] | None = None
 
 
 class Missed(NamedTuple):
