@@ -67,6 +67,7 @@ TRY_AGAIN_LATER: Final = Code(1013, "try_again_later", 0, "this cannot be served
 
 SHUTDOWN: Final = Code(3001, "shutdown", 0, "the server is shutting down; come back later")
 EXPIRED: Final = Code(3005, "connection_expired", 0, "the connection reached its age; come back")
+SUBSCRIPTION_END: Final = Code(3006, "subscription_expired_close", 0, "a permission ran out; come back")
 SERVER_ERROR: Final = Code(3004, "internal_close", 0, "internal server error; come back later")
 SLOW: Final = Code(3008, "slow", 0, "this reader fell behind; come back with its position")
 INSUFFICIENT_STATE: Final = Code(3010, "insufficient_state", 0, "publications were missed that are gone now")

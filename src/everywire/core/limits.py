@@ -137,6 +137,39 @@ class Limits:
     max_listed_channels: int = 10_000
     """Channels that a node lists; what is left out is told."""
 
+    # -- sessions -----------------------------------------------------------------
+    connect_timeout_s: float = 15.0
+    """For the connect command of a session, and for its client to go after a refused one; then 3502."""
+    ping_interval_s: float = 25.0
+    """Between two pings of a session; whole seconds are what clients are told."""
+    pong_timeout_s: float = 8.0
+    """For a client to answer a ping; then 3012. Less than the interval."""
+    max_session_channels: int = 128
+    """Channels of one session; more are error 106."""
+    max_batch_commands: int = 1_000
+    """Commands in one message of a client; more are 3501."""
+    max_pending_commands: int = 256
+    """Commands of one session that are not answered yet; then its input is paused, and at four times as many
+    the session ends (3013)."""
+    max_pending_bytes: int = 1024 * 1024
+    """The same in bytes of their data."""
+    max_session_queue_bytes: int = 256 * 1024
+    """Replies, joins and pushes that wait for a session's socket; then its input is paused, and at twice as
+    much the session ends (3008). Publications wait in the log."""
+    max_recovery_publications: int = 300
+    """Publications in a subscribe reply; what follows them comes as pushes."""
+    max_recovery_bytes: int = 256 * 1024
+    """The same in bytes; some clients take no message above 1 MiB."""
+    max_history_publications: int = 300
+    """Publications in a history reply."""
+    expiry_notice_s: float = 15.0
+    """How long beforehand a session is told that its credential runs out."""
+    expiry_grace_s: float = 25.0
+    """How long a credential may have run out until its session (3005) or subscription (2501) ends."""
+    max_ticks: int = 3
+    """Numbered pushes behind a connect reply, by which a client recognises a proxy that holds back."""
+    tick_interval_s: float = 0.15
+
     # -- the rhythm -------------------------------------------------------------
     sse_retry_ms: int = 2_000
     """The ``retry:`` that an SSE reader is given at the start."""
