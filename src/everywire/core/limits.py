@@ -170,6 +170,28 @@ class Limits:
     """Numbered pushes behind a connect reply, by which a client recognises a proxy that holds back."""
     tick_interval_s: float = 0.15
 
+    # -- the application's functions ------------------------------------------------
+    call_timeout_s: float = 60.0
+    """For the handler of an rpc or a message to be done."""
+    max_handler_threads: int = 16
+    """Threads that the application's synchronous functions run in."""
+    max_waiting_calls: int = 1_000
+    """Calls of synchronous functions that wait for a thread; more are answered 111."""
+    max_runs: int = 1_000
+    """Producers that run in this process at a time."""
+    max_run_bytes: int = 4 * 1024 * 1024
+    """Data of one run, all together; a run that makes more fails, and its readers are told."""
+    max_run_publications: int = 50_000
+    """Publications of one run."""
+    max_run_s: float = 3_600.0
+    """How long one run may take."""
+    run_grace_s: float = 300.0
+    """How long a run is kept after its end."""
+    run_lease_s: float = 30.0
+    """A run whose process was not heard of for so long is over; renewed every third of it."""
+    max_kept_share: float = 0.5
+    """Share of the log budget that runs may hold together; of those that ended the oldest goes first."""
+
     # -- the rhythm -------------------------------------------------------------
     sse_retry_ms: int = 2_000
     """The ``retry:`` that an SSE reader is given at the start."""
