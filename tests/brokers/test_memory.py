@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from everywire.brokers.base import Appended, Broker, Sink
+from everywire.brokers.base import Appended, Broker, Lease, Sink
 from everywire.brokers.memory import MemoryBroker
 from everywire.core.errors import BrokerBusy, EverywireError
 from everywire.core.limits import Limits
@@ -115,7 +115,7 @@ async def test_a_full_store_refuses_rather_than_lose_a_value() -> None:
 
 async def test_full_leases_refuse_until_some_run_out() -> None:
     clock = StoreClock()
-    broker = MemoryBroker(Limits(max_stored_keys=2), clock_ms=clock)
+    broker = MemoryBroker(Limits(max_leases=2), clock_ms=clock)
     await broker.leases.put("room", "ann", b"1", 10)
     await broker.leases.put("room", "bob", b"2", 1_000)
     with pytest.raises(BrokerBusy):
@@ -124,6 +124,9 @@ async def test_full_leases_refuse_until_some_run_out() -> None:
     clock.passes(11)
     await broker.leases.put("other", "cid", b"3", 10)
     assert await broker.leases.members("room") == {"bob": b"2"}
+    with pytest.raises(BrokerBusy):
+        await broker.leases.put_many([Lease("room", "dot", b"4", 10), Lease("room", "bob", b"5", 10)])
+    assert await broker.leases.members("room") == {"bob": b"5"}
 
 
 async def test_sweeping_reaches_what_ran_out_behind_what_lasts() -> None:

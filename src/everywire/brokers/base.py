@@ -22,6 +22,7 @@ __all__ = [
     "Control",
     "Head",
     "Health",
+    "Lease",
     "Leases",
     "Log",
     "Page",
@@ -129,6 +130,15 @@ class Log(Protocol):
         """Stop to tell the sink of a channel."""
 
 
+class Lease(NamedTuple):
+    """A membership, and how long it lasts unless it is renewed."""
+
+    group: str
+    member: str
+    value: bytes
+    ttl_s: float
+
+
 class Leases(Protocol):
     """Memberships that end by themselves unless they are renewed (presence, nodes)."""
 
@@ -137,6 +147,13 @@ class Leases(Protocol):
 
     async def drop(self, group: str, member: str) -> None:
         """End a membership now."""
+
+    async def put_many(self, leases: Sequence[Lease]) -> None:
+        """Make or renew some hundred memberships at once. When there are too many, some are not made, and
+        `BrokerBusy` is raised when the others are."""
+
+    async def drop_many(self, members: Sequence[tuple[str, str]]) -> None:
+        """End some hundred memberships at once: (group, member) each."""
 
     async def members(self, group: str) -> Mapping[str, bytes]:
         """Return the members whose lease has not run out."""

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
-from everywire.brokers.base import Appended, Head, Health, Page, Sink
+from everywire.brokers.base import Appended, Head, Health, Lease, Page, Sink
 from everywire.core.errors import BrokerBusy, BrokerError, EverywireError, KeyReused
 from everywire.core.limits import Limits
 from everywire.core.log import Budget, ChannelLog
@@ -263,7 +263,7 @@ class MemoryLeases:
     """Memberships that run out; see `everywire.brokers.base.Leases`."""
 
     def __init__(self, limits: Limits, clock_ms: Callable[[], int]) -> None:
-        self._max = limits.max_stored_keys
+        self._max = limits.max_leases
         self._count = 0
         self._clock_ms = clock_ms
         self._groups: OrderedDict[str, dict[str, tuple[bytes, int]]] = OrderedDict()
@@ -273,6 +273,10 @@ class MemoryLeases:
 
     async def put(self, group: str, member: str, value: bytes, ttl_s: float) -> None:
         """Make or renew a membership; `BrokerBusy` when there are too many."""
+        self._put(Lease(group, member, value, ttl_s))
+
+    def _put(self, lease: Lease) -> None:
+        group, member, value, ttl_s = lease
         if member not in self._groups.get(group, ()):
             if self._count >= self._max:
                 self.sweep()
@@ -289,6 +293,24 @@ class MemoryLeases:
             self._count -= 1
             if not members:
                 del self._groups[group]
+
+    async def put_many(self, leases: Sequence[Lease]) -> None:
+        """Make or renew what there is room for; `BrokerBusy` when there was not for all."""
+        refused = None
+        for lease in leases:
+            if refused is not None and lease.member not in self._groups.get(lease.group, ()):
+                continue  # there was no room before it
+            try:
+                self._put(lease)
+            except BrokerBusy as error:
+                refused = error
+        if refused is not None:
+            raise refused
+
+    async def drop_many(self, members: Sequence[tuple[str, str]]) -> None:
+        """End memberships now."""
+        for group, member in members:
+            await self.drop(group, member)
 
     async def members(self, group: str) -> Mapping[str, bytes]:
         """Return the members whose lease has not run out."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
-from everywire.brokers.base import Appended, Broker, Page
+from everywire.brokers.base import Appended, Broker, Lease, Page
 from everywire.core.errors import BrokerError, KeyReused
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft, Publication
@@ -373,6 +373,21 @@ class BrokerContract:
         await leases.drop("nowhere", "ann")
         assert await leases.members("room") == {"bob": b"2"}
         assert await leases.members("nowhere") == {}
+
+    async def test_many_leases_are_made_renewed_and_dropped_at_once(self, make_broker: MakeBroker) -> None:
+        broker, _, clock = await self.open(make_broker)
+        leases = broker.leases
+        await leases.put_many([])
+        await leases.drop_many([])
+        await leases.put("room", "ann", b"1", 10)
+        await leases.put_many([Lease("room", "ann", b"2", 20), Lease("room", "bob", b"3", 10)])
+        await leases.put_many([Lease("other", f"m{number}", b"", 10) for number in range(300)])
+        assert await leases.members("room") == {"ann": b"2", "bob": b"3"}
+        assert len(await leases.members("other")) == 300
+        await leases.drop_many([("other", f"m{number}") for number in range(299)] + [("nowhere", "ann")])
+        assert await leases.members("other") == {"m299": b""}
+        clock.passes(11)
+        assert await leases.members("room") == {"ann": b"2"}
 
     # -- store ----------------------------------------------------------------------------
 
