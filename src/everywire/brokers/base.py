@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from everywire.core.errors import EverywireError
 from everywire.core.publication import Draft, Publication
+from everywire.core.settings import Window
 
 __all__ = [
     "Appended",
@@ -51,6 +52,8 @@ class Head(NamedTuple):
     first: int
     last: int
     exists: bool = True
+    is_whole: bool = True
+    """Whether all that was published since the channel was made, or begun anew, is still kept."""
 
 
 class Page(NamedTuple):
@@ -123,6 +126,23 @@ class Log(Protocol):
     def trim(self, channel: str, done: Callable[[Head | EverywireError], None]) -> None:
         """Drop all publications of a channel; its offsets go on."""
 
+    def keep(
+        self,
+        channel: str,
+        window: Window,
+        ttl_s: float,
+        done: Callable[[Head | EverywireError], None],
+        *,
+        anew: bool = False,
+    ) -> None:
+        """Keep a channel by another window than its settings say, for ``ttl_s``, or so long again if it is
+        kept already. The channel is made if there is none.
+
+        What is kept gives way to nothing but its own window; when the time is over all of it is dropped,
+        and the settings count again. ``anew`` drops what there is, so that the channel is whole again, from
+        its next publication on.
+        """
+
     def watch(self, channel: str) -> None:
         """Begin to tell the sink of a channel; it is not forgotten meanwhile."""
 
@@ -164,6 +184,9 @@ class Store(Protocol):
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keep a value under a key."""
+
+    async def put_once(self, key: str, value: bytes, ttl_s: float) -> bytes | None:
+        """Keep a value unless there is one, as one step; return the one that there is, else None."""
 
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None."""

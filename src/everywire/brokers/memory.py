@@ -19,7 +19,7 @@ from everywire.core.errors import BrokerBusy, BrokerError, EverywireError, KeyRe
 from everywire.core.limits import Limits
 from everywire.core.log import Budget, ChannelLog
 from everywire.core.publication import Draft, Publication
-from everywire.core.settings import SettingsTable
+from everywire.core.settings import SettingsTable, Window
 
 __all__ = ["MemoryBroker"]
 
@@ -88,6 +88,8 @@ class MemoryLog:
         self._clock_ms = clock_ms
         self._channels: OrderedDict[str, ChannelLog] = OrderedDict()
         self._watched: dict[str, int] = {}
+        self._kept: dict[str, int] = {}
+        """Channels kept by a window of their own, and until when."""
         self._keys: OrderedDict[tuple[str, str], tuple[bytes, Appended, int]] = OrderedDict()
         self._sweeping: list[str] = []
 
@@ -138,7 +140,7 @@ class MemoryLog:
     def _make_room(self) -> bool:
         """Forget the channel that was published to least recently and that nobody watches."""
         for name in list(islice(self._channels, _SWEEP_ENTRIES)):
-            if name not in self._watched:
+            if name not in self._watched and name not in self._kept:
                 self._forget(name)
                 return True
             self._channels.move_to_end(name)  # so that the next search goes on behind it
@@ -162,13 +164,20 @@ class MemoryLog:
         """Return a channel's log without what is over its age."""
         log = self._channels.get(channel)
         if log is not None and len(log):
-            log.trim_before_ms(self._clock_ms() - int(log.window.max_age_s * 1000))
+            now_ms = self._clock_ms()
+            if log.is_kept and self._kept[channel] <= now_ms:
+                self._let_go(channel, log)
+            log.trim_before_ms(now_ms - int(log.window.max_age_s * 1000))
         return log
+
+    def _let_go(self, channel: str, log: ChannelLog) -> None:
+        del self._kept[channel]
+        log.let_go(self._settings.of(channel).window)
 
     def _head(self, log: ChannelLog | None) -> Head:
         if log is None:
             return Head(self.epoch, self.forgotten + 1, self.forgotten, exists=False)
-        return Head(self.epoch, log.first, log.last)
+        return Head(self.epoch, log.first, log.last, is_whole=log.is_whole)
 
     def read(
         self,
@@ -196,6 +205,26 @@ class MemoryLog:
             log.clear()
         done(self._head(log))
 
+    def keep(
+        self,
+        channel: str,
+        window: Window,
+        ttl_s: float,
+        done: Callable[[Head | EverywireError], None],
+        *,
+        anew: bool = False,
+    ) -> None:
+        """Keep a channel by a window of its own; complete within the call."""
+        log = self._current(channel) or self._make(channel)
+        if log is None:
+            done(BrokerBusy("the server holds as many channels as it may"))
+            return
+        if anew:
+            log.begin_anew()
+        log.keep(window)
+        self._kept[channel] = self._clock_ms() + int(ttl_s * 1000)
+        done(self._head(log))
+
     def watch(self, channel: str) -> None:
         """Begin to tell the sink of a channel."""
         self._watched[channel] = self._watched.get(channel, 0) + 1
@@ -210,12 +239,15 @@ class MemoryLog:
 
     def sweep(self) -> None:
         """Trim by age and forget what is empty and unwatched, some channels at a time."""
+        now_ms = self._clock_ms()
+        for name in [name for name, until_ms in self._kept.items() if until_ms <= now_ms]:
+            self._let_go(name, self._channels[name])
         if not self._sweeping:
             self._sweeping = list(self._channels)
         for _ in range(min(_SWEEP_ENTRIES, len(self._sweeping))):
             name = self._sweeping.pop()
             log = self._current(name)
-            if log is not None and not len(log) and name not in self._watched:
+            if log is not None and not len(log) and name not in self._watched and not log.is_kept:
                 self._forget(name)
 
 
@@ -237,6 +269,13 @@ class MemoryStore:
             if len(self._values) >= self._max:
                 raise BrokerBusy("the server holds as many values as it may")
         self._values[key] = (value, self._clock_ms() + int(ttl_s * 1000))
+
+    async def put_once(self, key: str, value: bytes, ttl_s: float) -> bytes | None:
+        """Keep a value unless there is one, which is returned."""
+        found = await self.get(key)
+        if found is None:
+            await self.put(key, value, ttl_s)
+        return found
 
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None."""

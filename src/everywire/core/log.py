@@ -33,10 +33,11 @@ class Budget:
 
     def grew(self, log: ChannelLog, size: int) -> None:
         """Count bytes that a log took, and trim the least recently used beyond the budget."""
-        self._logs[log] = None
-        self._logs.move_to_end(log)
+        if not log.is_kept:
+            self._logs[log] = None
+            self._logs.move_to_end(log)
         self.used_bytes += size
-        while self.used_bytes > self.max_bytes:
+        while self.used_bytes > self.max_bytes and self._logs:
             oldest = next(iter(self._logs))
             if not len(oldest):
                 del self._logs[oldest]
@@ -48,6 +49,10 @@ class Budget:
     def shrank(self, size: int) -> None:
         """Count bytes that a log gave back."""
         self.used_bytes -= size
+
+    def spare(self, log: ChannelLog) -> None:
+        """Trim a log no more for the sake of others; it counts all the same."""
+        self._logs.pop(log, None)
 
     def forget(self, log: ChannelLog) -> None:
         """Drop a log that is no longer used, with what it holds."""
@@ -62,13 +67,16 @@ class ChannelLog:
     appended; an empty log has ``first == last + 1``.
     """
 
-    __slots__ = ("_budget", "_items", "_start", "first", "last", "size_bytes", "window")
+    __slots__ = ("_began", "_budget", "_items", "_start", "first", "is_kept", "last", "size_bytes", "window")
 
     def __init__(self, window: Window, budget: Budget, *, after: int = 0) -> None:
         self.window = window
         self.first = after + 1
         self.last = after
         self.size_bytes = 0
+        self.is_kept = False
+        """Whether it gives way to nothing but its own window."""
+        self._began = after
         self._budget = budget
         # A list and the index where it begins: slices by offset cost what they return,
         # whatever the window's length; the dead front is cut off when it outgrows the rest.
@@ -77,6 +85,11 @@ class ChannelLog:
 
     def __len__(self) -> int:
         return len(self._items) - self._start
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was appended since it was made, or begun anew, is still kept."""
+        return self.first == self._began + 1
 
     def append(self, publication: Publication) -> None:
         """Append the publication whose offset follows the last; trim to the window."""
@@ -135,6 +148,23 @@ class ChannelLog:
     def clear(self) -> None:
         """Drop everything; offsets go on."""
         self._drop(len(self))
+
+    def begin_anew(self) -> None:
+        """Drop everything, and be whole from the next publication on."""
+        self.clear()
+        self._began = self.last
+
+    def keep(self, window: Window) -> None:
+        """Keep all that fits a window, whatever others need, until `let_go`."""
+        self.window = window
+        self.is_kept = True
+        self._budget.spare(self)
+
+    def let_go(self, window: Window) -> None:
+        """Drop what was kept, and go by a window and the budget again."""
+        self.clear()
+        self.window = window
+        self.is_kept = False
 
     def _drop(self, count: int) -> None:
         if not count:

@@ -142,7 +142,7 @@ class PageReader:
         tail = channel.tail
         if after + 1 < tail.first or after > tail.last or tail.last != channel.head:
             return None
-        head = Head(channel.epoch, tail.first, tail.last)
+        head = Head(channel.epoch, tail.first, tail.last, is_whole=False)  # as far as the tail knows
         return Page(head, tail.after(after, max_publications, max_bytes))
 
     def read_several(

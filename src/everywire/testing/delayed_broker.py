@@ -25,7 +25,7 @@ from everywire.brokers.memory import MemoryBroker
 from everywire.core.errors import BrokerError, EverywireError
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft, Publication
-from everywire.core.settings import SettingsTable
+from everywire.core.settings import SettingsTable, Window
 from everywire.hub.interfaces import Scheduler
 
 __all__ = ["Copy", "DelayedBroker", "Faults"]
@@ -212,6 +212,19 @@ class DelayedLog:
     def trim(self, channel: str, done: Callable[[Head | EverywireError], None]) -> None:
         """Drop the publications of a channel when the request arrives; answer later."""
         self._ask(lambda answer: self.far.log.trim(channel, answer), done)
+
+    def keep(
+        self,
+        channel: str,
+        window: Window,
+        ttl_s: float,
+        done: Callable[[Head | EverywireError], None],
+        *,
+        anew: bool = False,
+    ) -> None:
+        """Keep a channel by a window of its own when the request arrives; answer later."""
+        self._names[channel] = None
+        self._ask(lambda answer: self.far.log.keep(channel, window, ttl_s, answer, anew=anew), done)
 
     def watch(self, channel: str) -> None:
         """Begin to tell the sink of a channel."""
