@@ -19,7 +19,7 @@ from everywire.brokers.memory import MemoryBroker
 from everywire.core.errors import BrokerError, EverywireError
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft, Publication
-from everywire.core.settings import SettingsTable
+from everywire.core.settings import SettingsTable, Window
 from everywire.hub.interfaces import Scheduler
 
 __all__ = ["NodeBroker", "SharedStore"]
@@ -169,6 +169,18 @@ class NodeLog:
         """Drop the publications of a channel within the call."""
         self._far.trim(channel, done)
 
+    def keep(
+        self,
+        channel: str,
+        window: Window,
+        ttl_s: float,
+        done: Callable[[Head | EverywireError], None],
+        *,
+        anew: bool = False,
+    ) -> None:
+        """Keep a channel by a window of its own within the call."""
+        self._far.keep(channel, window, ttl_s, done, anew=anew)
+
     def watch(self, channel: str) -> None:
         """Begin to tell this node's sink."""
         self.watched[channel] = self.watched.get(channel, 0) + 1
@@ -226,6 +238,11 @@ class NodeStore:
         """Keep a value under a key."""
         self._node.check()
         await self._far.put(key, value, ttl_s)
+
+    async def put_once(self, key: str, value: bytes, ttl_s: float) -> bytes | None:
+        """Keep a value unless there is one."""
+        self._node.check()
+        return await self._far.put_once(key, value, ttl_s)
 
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None."""
