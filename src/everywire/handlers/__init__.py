@@ -1,0 +1,1 @@
+"""Handlers: the application's own functions, and what calls them."""
