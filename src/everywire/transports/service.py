@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
+from urllib.parse import parse_qsl
 
-from everywire.access.identity import NOBODY, Identity
+from everywire.access.identity import NOBODY, AuthRequest, Identity
 from everywire.access.rules import Rules
 from everywire.codecs.json_text import dump
 from everywire.core import codes
@@ -23,6 +25,7 @@ __all__ = [
     "Ask",
     "Service",
     "WholeAnswer",
+    "auth_request",
     "identity_of",
     "json_headers",
     "refuse",
@@ -33,6 +36,10 @@ JSON_TYPE: Final = (b"content-type", b"application/json")
 VARY: Final = (b"vary", b"Origin, Accept")
 PRIVATE: Final = (b"cache-control", b"private, no-store")
 NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_MAX_COOKIES: Final = 100
+_MAX_FIELDS: Final = 64
 
 
 class Service:
@@ -81,6 +88,74 @@ class WholeAnswer:
 
     def drain(self, retry_ms: int) -> None:
         """Let the answer, which is on its way, be given."""
+
+
+def auth_request(request: Request, transport: str) -> AuthRequest:
+    """Return what a request brings to be known by: header fields, cookies, query, address and origin.
+
+    The token is that of ``Authorization: Bearer``, else the query's ``token`` or ``ticket``, which is
+    marked as of the query. Nothing is judged here, and what is malformed is left out.
+    """
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers.items()}
+    query = _query(request.query)
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    token = token.strip() if scheme.lower() == "bearer" else ""
+    is_token_in_query = False
+    if not token:
+        token = query.get("ticket") or query.get("token") or ""
+        is_token_in_query = bool(token)
+    return AuthRequest(
+        transport=transport,
+        headers=headers,
+        cookies=_cookies(headers.get("cookie", "")),
+        query=query,
+        peer=request.peer,
+        origin=_origin(request, headers),
+        method=request.method,
+        token=token,
+        is_token_in_query=is_token_in_query,
+    )
+
+
+def _origin(request: Request, headers: Mapping[str, str]) -> str:
+    origin = headers.get("origin")
+    if origin is not None:
+        return origin
+    if headers.get("sec-fetch-site") == "same-origin":
+        # Browsers name no origin with a GET to their own server, EventSource's included.
+        return f"{request.scheme}://{request.host}"
+    return ""
+
+
+def _query(query: str) -> dict[str, str]:
+    """Return the query's first value of each name; nothing of one that is malformed."""
+    if not query:
+        return {}
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
+    except ValueError:
+        return {}
+    values: dict[str, str] = {}
+    for name, value in pairs:
+        values.setdefault(name, value)
+    return values
+
+
+def _cookies(header: str) -> dict[str, str]:
+    """Return a Cookie field's pairs (RFC 6265 §4.2.1), the first of each name.
+
+    What is no pair is passed over: other applications of the site may have set anything.
+    """
+    cookies: dict[str, str] = {}
+    if not header:
+        return cookies
+    for pair in header.split(";", _MAX_COOKIES)[:_MAX_COOKIES]:
+        name, equals, value = pair.strip(" \t").partition("=")
+        if equals and _TOKEN.fullmatch(name):
+            if len(value) > 1 and value[0] == value[-1] == '"':
+                value = value[1:-1]
+            cookies.setdefault(name, value)
+    return cookies
 
 
 def identity_of(request: Request, rules: Rules) -> Identity:
