@@ -103,8 +103,8 @@ class Registrar:
     def authenticate(self, function: F) -> F:
         """Say who somebody is: ``function(request)`` gets an `everywire.AuthRequest`.
 
-        It returns an `everywire.Identity` or a user id; or None, and the built-in ways go on: API keys, tokens,
-        tickets. Asked on every transport; the answer counts for at most 30 seconds.
+        It returns an `everywire.Identity` or a user id; or None, and the built-in ways go on: API keys,
+        tokens, tickets. Asked on every transport; the answer counts for at most 30 seconds.
         """
         self._answering.authenticates = Function(function, ("request",), "authenticate")
         self.hooks.authenticate = self._answering.authenticate

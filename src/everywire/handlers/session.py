@@ -146,7 +146,8 @@ class Session:
 
         def run() -> None:
             try:
-                future.set_result(act(caller))
+                act(caller)
+                future.set_result(None)
             except Exception as error:  # handed over to the thread that waits
                 future.set_exception(error)
 

@@ -19,6 +19,7 @@ from everywire.core.codes import Code
 from everywire.core.errors import BrokerBusy, EverywireError
 from everywire.core.limits import Limits
 from everywire.core.log import Budget
+from everywire.core.position import Place
 from everywire.core.publication import RESET, Draft, Publication
 from everywire.core.settings import SettingsTable
 from everywire.core.wheel import Wheel
@@ -57,6 +58,9 @@ class Hub:
         self.counters = Counters()
         self.deadlines = Wheel(_WHEEL_S, scheduler.time())
         """Deadlines of waiting readers, to a twentieth of a second."""
+        self.on_read: Callable[[str, Place | None], None] | None = None
+        """Called before a channel is read, by a reader or for a page, with the place that the reader comes
+        from, if it comes from one. It raises nothing."""
         self._budget = budget or Budget(self.limits.log_budget_bytes)
         self._scheduler = scheduler
         self._channels: dict[str, Channel] = {}
@@ -161,6 +165,8 @@ class Hub:
         if reader.is_closed:
             return
         group = reader.group
+        if self.on_read is not None:
+            self._tell_read([channel.name for channel in group.channels], start)
         for channel in group.channels:
             if not channel.is_known:
                 channel.waiting.append(partial(self._open_again, reader, start))
@@ -225,6 +231,8 @@ class Hub:
         limits = self.limits
         count = min(max_publications, limits.max_page_publications)
         names = sorted(set(channels))
+        if self.on_read is not None:
+            self._tell_read(names, start)
 
         def count_and_tell(fetched: Fetched | EverywireError) -> None:
             if isinstance(fetched, Fetched):
@@ -236,6 +244,11 @@ class Hub:
             done(fetched)
 
         fetch(self.broker.log, self._pages, names, start, count, limits.max_page_bytes, count_and_tell)
+
+    def _tell_read(self, channels: Sequence[str], start: Start) -> None:
+        assert self.on_read is not None
+        for channel in channels:
+            self.on_read(channel, None if start.position is None else start.position.place(channel))
 
     def subscribers(self, channel: str) -> int:
         """Return how many readers of this process a channel has."""
