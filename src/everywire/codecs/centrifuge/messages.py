@@ -6,7 +6,7 @@ the protocol calls bytes is a `Field`: JSON text in the JSON form, any bytes in 
 
 Extensions of ours, which other clients neither send nor see: ``ConnectRequest.session`` (a polling
 client goes on with the session it had), ``ConnectRequest.ticks`` and the push ``tick`` (see
-docs/protocol-sessions.md), ``SubscribeResult.has_snapshot``.
+docs/protocol-sessions.md), the push ``presence_changed``, ``SubscribeResult.has_snapshot``.
 """
 
 from __future__ import annotations
@@ -357,6 +357,8 @@ class Push(Message):
     disconnect: Disconnect | None = None
     refresh: RefreshPush | None = None
     tick: Tick | None = None
+    presence_changed: Empty | None = None
+    """Ours, JSON only: more came and went in the channel than was told one by one; read presence again."""
 
 
 class Reply(Message):
