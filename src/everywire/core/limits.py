@@ -166,6 +166,8 @@ class Limits:
     """How long beforehand a session is told that its credential runs out."""
     expiry_grace_s: float = 25.0
     """How long a credential may have run out until its session (3005) or subscription (2501) ends."""
+    recheck_s: float = 60.0
+    """How often it is asked again whether what a session has open may stay so."""
     max_ticks: int = 3
     """Numbered pushes behind a connect reply, by which a client recognises a proxy that holds back."""
     tick_interval_s: float = 0.15
