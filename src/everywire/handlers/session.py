@@ -23,7 +23,7 @@ from everywire.core.position import Place
 from everywire.handlers.payloads import encode
 from everywire.handlers.refused import code_of
 
-__all__ = ["Session"]
+__all__ = ["DONE", "Done", "Session"]
 
 _THREAD_TIMEOUT_S: Final = 10.0
 
@@ -55,7 +55,7 @@ class Done:
         yield  # an awaitable must be a generator
 
 
-_DONE: Final = Done()
+DONE: Final = Done()
 
 
 class Session:
@@ -141,7 +141,7 @@ class Session:
             is_here = False
         if is_here:
             act(caller)
-            return _DONE
+            return DONE
         future: Future[None] = Future()
 
         def run() -> None:
@@ -153,7 +153,7 @@ class Session:
 
         self._loop.call_soon_threadsafe(run)
         future.result(_THREAD_TIMEOUT_S)
-        return _DONE
+        return DONE
 
     def __repr__(self) -> str:
         return f"Session(user={self.user!r}, client={self.client!r}, transport={self.transport!r})"
