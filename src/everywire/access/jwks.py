@@ -119,9 +119,10 @@ class Jwks:
             why = f"{type(error).__name__}: {error}"
             _log.warning("the keys of tokens at %s could not be fetched: %s", self._host, why)
         else:
+            gone = {key.kid for key in self._keys}
             self._keys = keys
             self._fetched_s = self._clock()
-            self._missing = self._wanted - {key.kid for key in keys}
+            self._missing = (self._wanted | gone) - {key.kid for key in keys}
         finally:
             self._wanted = set()
             self._task = None

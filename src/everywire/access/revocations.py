@@ -64,12 +64,20 @@ class Revocations:
     Args:
         broker: its store keeps them, its control tells them; `heard` must be called with what comes.
         clock: UNIX time in seconds.
+        is_alone: whether this process is the only one over a store that does not outlive it; then the
+            store need not be asked what others may have written.
     """
 
     def __init__(
-        self, broker: Broker, limits: Limits | None = None, clock: Callable[[], float] = time
+        self,
+        broker: Broker,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time,
+        *,
+        is_alone: bool = False,
     ) -> None:
         self._broker = broker
+        self._is_alone = is_alone
         self._limits = limits or Limits()
         self._clock = clock
         self._known: dict[_Key, Revocation] = {}
@@ -213,8 +221,8 @@ class Revocations:
 
     def must_load(self, identity: Identity) -> bool:
         """Whether the store may know of revocations of an identity that this process does not."""
-        if self._broker.log.is_local and not self._has_forgotten:
-            return False  # there is no other node, and no other life of this one
+        if self._is_alone and not self._has_forgotten:
+            return False
         return identity.kind != "key" and bool(identity.user or identity.token_id)
 
     async def load(self, identity: Identity) -> None:

@@ -62,7 +62,7 @@ class _UserPattern:
         between = pattern[len(before) : len(pattern) - len(after)]
         if placeholder and ("*" in between or ("*" in before and "*" in after)):
             raise BadChannelName(f"{pattern!r}: {_USER} may have * on one side only, and none between two")
-        if before.endswith("*") or after.startswith("*"):
+        if placeholder and (before.endswith("*") or after.startswith("*")):
             raise BadChannelName(f"{pattern!r}: between {_USER} and * a separator is needed")
         self._pattern = pattern
         self._has_user = bool(placeholder)

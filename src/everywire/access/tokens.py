@@ -66,8 +66,8 @@ class SubscriptionToken:
 class _Header(msgspec.Struct):
     alg: str
     kid: str = ""
-    crit: msgspec.Raw | None = None
-    b64: msgspec.Raw | None = None
+    crit: msgspec.Raw = msgspec.Raw()
+    b64: msgspec.Raw = msgspec.Raw()
 
 
 class _Switch(msgspec.Struct):
@@ -278,7 +278,7 @@ def _pieces(token: str, max_bytes: int) -> tuple[_Header, bytes, bytes, bytes]:
         payload, signature = _decoded(match[2]), _decoded(match[3])
     except (ValueError, msgspec.DecodeError, RecursionError):
         raise InvalidToken("this is no token: its parts are not what they must be") from None
-    if header.crit is not None or header.b64 is not None:
+    if bytes(header.crit) or bytes(header.b64):
         # RFC 7515 §4.1.11: what we do not understand and must, is a reason to refuse.
         raise InvalidToken("this token is not valid here: it asks for extensions (crit, b64)")
     return header, token[: match.end(2)].encode(), payload, signature
