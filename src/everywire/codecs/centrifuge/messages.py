@@ -11,9 +11,9 @@ docs/protocol-sessions.md), the push ``presence_changed``, ``SubscribeResult.has
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 __all__ = [
     "ClientInfo",
@@ -55,6 +55,13 @@ __all__ = [
 Field: TypeAlias = Raw | UnsetType
 """A field of bytes; `UNSET` when it is not there."""
 
+Uint32: TypeAlias = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Int32: TypeAlias = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Int64: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Offset: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""Numbers that clients send, with the bounds of the schema; an offset is a uint64 there, of which nobody
+uses the last bit."""
+
 
 class Message(Struct, omit_defaults=True, kw_only=True):
     """The root of all messages."""
@@ -80,7 +87,7 @@ class SubscribeRequest(Message):
     token: str = ""
     recover: bool = False
     epoch: str = ""
-    offset: int = 0
+    offset: Offset = 0
     data: Field = UNSET
     positioned: bool = False
     recoverable: bool = False
@@ -88,9 +95,9 @@ class SubscribeRequest(Message):
     delta: str = ""
     tf: Field = UNSET
     """A tag filter; refused (107)."""
-    flag: int = 0
+    flag: Int64 = 0
     """Bit 1: channel compaction (ignored); bit 2: an unrecoverable position is error 112."""
-    type: int = 0
+    type: Int32 = 0
 
 
 class ConnectRequest(Message):
@@ -102,10 +109,10 @@ class ConnectRequest(Message):
     name: str = ""
     version: str = ""
     headers: dict[str, str] = {}
-    flag: int = 0
+    flag: Int64 = 0
     session: str = ""
     """Ours, polling only: the session that the last answer named."""
-    ticks: int = 0
+    ticks: Uint32 = 0
     """Ours: how many numbered ticks are wanted behind the reply, to recognise a proxy that holds back."""
 
 
@@ -114,14 +121,14 @@ class PublishRequest(Message):
 
     channel: str = ""
     data: Field = UNSET
-    type: int = 0
+    type: Int32 = 0
     key: str = ""
 
 
 class StreamPosition(Message):
     """Where a reader stands in a channel."""
 
-    offset: int = 0
+    offset: Offset = 0
     epoch: str = ""
 
 
@@ -129,7 +136,7 @@ class HistoryRequest(Message):
     """Read what is kept: ``limit`` 0 is the position alone, -1 everything."""
 
     channel: str = ""
-    limit: int = 0
+    limit: Int32 = 0
     since: StreamPosition | None = None
     reverse: bool = False
 
@@ -158,13 +165,13 @@ class SubRefreshRequest(Message):
 
     channel: str = ""
     token: str = ""
-    type: int = 0
+    type: Int32 = 0
 
 
 class Command(Message):
     """What a client sends: an id (none for ``send`` and for a pong) and one request."""
 
-    id: int = 0
+    id: Uint32 = 0
     connect: ConnectRequest | None = None
     subscribe: SubscribeRequest | None = None
     unsubscribe: Target | None = None
@@ -199,7 +206,7 @@ class ErrorReply(Message, omit_defaults=False):
     temporary: bool | UnsetType = UNSET
 
 
-class ClientInfo(Message):
+class ClientInfo(Message, omit_defaults=False):
     """Who a client is: user and client id are always there in JSON, even when empty."""
 
     user: str = ""
@@ -358,7 +365,7 @@ class Push(Message):
     refresh: RefreshPush | None = None
     tick: Tick | None = None
     presence_changed: Empty | None = None
-    """Ours, JSON only: more came and went in the channel than was told one by one; read presence again."""
+    """Ours: more came and went in the channel than was told one by one; read presence again."""
 
 
 class Reply(Message):
