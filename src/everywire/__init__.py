@@ -11,16 +11,59 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everywire.access.hooks import ConnectDecision as ConnectDecision
+    from everywire.access.hooks import SubscribeDecision as SubscribeDecision
+    from everywire.access.identity import Action as Action
+    from everywire.access.identity import AuthRequest as AuthRequest
+    from everywire.access.identity import Identity as Identity
     from everywire.application import Everywire as Everywire
     from everywire.application import Published as Published
+    from everywire.application import publish as publish
+    from everywire.core.errors import EverywireError as EverywireError
+    from everywire.handlers.refused import Refused as Refused
+    from everywire.handlers.run import Run as Run
+    from everywire.handlers.runs import Produced as Produced
+    from everywire.handlers.session import Session as Session
 
-__all__ = ["Everywire", "Published", "__version__"]
+_HOMES = {
+    "Action": "access.identity",
+    "AuthRequest": "access.identity",
+    "ConnectDecision": "access.hooks",
+    "Everywire": "application",
+    "EverywireError": "core.errors",
+    "Identity": "access.identity",
+    "Produced": "handlers.runs",
+    "Published": "application",
+    "Refused": "handlers.refused",
+    "Run": "handlers.run",
+    "Session": "handlers.session",
+    "SubscribeDecision": "access.hooks",
+    "publish": "application",
+}
+
+__all__ = [
+    "Action",
+    "AuthRequest",
+    "ConnectDecision",
+    "Everywire",
+    "EverywireError",
+    "Identity",
+    "Produced",
+    "Published",
+    "Refused",
+    "Run",
+    "Session",
+    "SubscribeDecision",
+    "__version__",
+    "publish",
+]
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that whoever needs one inner room does not load the whole house.
-    if name in ("Everywire", "Published"):
-        from everywire import application
+    home = _HOMES.get(name)
+    if home is not None:
+        from importlib import import_module
 
-        return getattr(application, name)
+        return getattr(import_module(f"everywire.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""The composition root: puts the rooms together as one server.
+"""The application's way in: one server, its channels, and the functions that stand behind them.
 
-The only place that knows all parts. Hosts get `Everywire.handle`, applications get
-`Everywire.publish` and `Everywire.asgi`.
+Hosts get `Everywire.handle`, applications get `Everywire.asgi`, `Everywire.publish` and the decorators of
+`everywire.handlers.registrar.Registrar`. How to use them is in docs/application.md.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple
 
+from everywire.access.hooks import Hooks
 from everywire.access.identity import Action
 from everywire.access.rules import Rules
 from everywire.api.figures import hub_figures
@@ -18,7 +20,6 @@ from everywire.api.operations import Operations
 from everywire.asgi.application import AsgiApplication
 from everywire.brokers.base import Appended, Broker, Health
 from everywire.brokers.memory import MemoryBroker
-from everywire.codecs.json_text import dump
 from everywire.console.pages import Page, load_pages
 from everywire.core import codes
 from everywire.core.errors import EverywireError, RequestError, SettingsError
@@ -27,7 +28,13 @@ from everywire.core.log import Budget
 from everywire.core.names import check_name
 from everywire.core.position import Place, encode_position
 from everywire.core.settings import SettingsTable
+from everywire.handlers.called import called
+from everywire.handlers.outside import Outside, Receipt
+from everywire.handlers.payloads import encode
+from everywire.handlers.reaching import Reaching
+from everywire.handlers.registrar import Registrar
 from everywire.hub.hub import Hub
+from everywire.sessions.shared import Shared
 from everywire.transports.exchange import Exchange
 from everywire.transports.gate import Gate, Refusal
 from everywire.transports.plain import Plain
@@ -35,7 +42,7 @@ from everywire.transports.publish import make_draft
 from everywire.transports.service import Service, WholeAnswer, refuse
 from everywire.transports.target import PREFIX, check_event, check_tags
 
-__all__ = ["Everywire", "Published"]
+__all__ = ["Everywire", "Published", "publish"]
 
 BINARY_TYPE: Final = "application/octet-stream"
 
@@ -49,7 +56,25 @@ class Published(NamedTuple):
     replayed: bool
 
 
-class Everywire:
+_running: Final[list[Everywire]] = []
+"""The servers that run in this process, newest last."""
+
+
+def publish(channel: str, data: Any, **more: Any) -> Receipt[Published]:
+    """Publish from anywhere in a process in which a server runs: a coroutine, a thread, another event loop.
+
+    Takes what `Everywire.publish` takes. In a coroutine the result may be awaited or not; publications keep
+    the order of the calls. In a thread without an event loop it returns when the publication stands, or
+    raises; what it returns has it as ``result()``. With several servers it is the one that started last.
+
+    Raises an error with code 108 when no server runs in this process.
+    """
+    if not _running:
+        raise EverywireError("no server runs in this process", code=codes.NOT_AVAILABLE)
+    return _running[-1].publish_outside(channel, data, **more)
+
+
+class Everywire(Registrar, Reaching):
     """One real-time server: channels, and every wire to them.
 
     Give it to an ASGI server (``wire.asgi``), or let ``everywire serve`` run it. With
@@ -67,6 +92,7 @@ class Everywire:
         allow_credentials: whether those pages may send cookies.
         allowed_hosts: host names that are served; on loopback its own names are by default.
         is_loopback: whether only this machine can reach the server.
+        hooks: what the application is asked and told, as a table; decorators fill it, too.
     """
 
     def __init__(
@@ -82,8 +108,10 @@ class Everywire:
         allow_credentials: bool = False,
         allowed_hosts: Sequence[str] = (),
         is_loopback: bool = False,
+        hooks: Hooks | None = None,
     ) -> None:
         self.limits = limits or Limits()
+        super().__init__(self.limits, hooks)
         self.settings = channels or SettingsTable()
         self._budget = Budget(self.limits.log_budget_bytes)
         self.broker = broker or MemoryBroker(self.limits, self.settings, budget=self._budget)
@@ -95,6 +123,7 @@ class Everywire:
         self._pages = load_pages()
         self._hub: Hub | None = None
         self._plain: Plain | None = None
+        self._outside: Outside | None = None
 
     # -- life -----------------------------------------------------------------
 
@@ -119,12 +148,25 @@ class Everywire:
         self._hub = hub
         self._plain = Plain(Service(hub, self.rules, self.gate, self.limits))
         await hub.start()
+        self._start_handlers(hub)
+        self._outside = Outside(asyncio.get_running_loop())
+        _running.append(self)
 
     async def close(self) -> None:
         """Stop."""
+        if self._outside is not None:
+            _running.remove(self)
+            await self._outside.close()
+            self._outside = None
+        await self._close_handlers()
         hub, self._hub, self._plain = self._hub, None, None
         if hub is not None:
             await hub.close()
+
+    @property
+    def shared(self) -> Shared:
+        """The parts that sessions and transports share; between `start` and `close`."""
+        raise EverywireError("this server was not started", code=codes.NOT_AVAILABLE)
 
     def _health(self) -> Health:
         return Health(False, "not started") if self._hub is None else self.broker.health()
@@ -155,9 +197,10 @@ class Everywire:
     ) -> Published:
         """Publish to a channel and return where it stands.
 
-        ``data`` is anything that JSON can say, or bytes, which are of ``content_type``. A
-        ``key`` makes it safe to try again: the same publication under the same key within five
-        minutes stands once. From the event loop that `start` ran in.
+        ``data`` is anything that JSON can say, structs and dataclasses included, or bytes, which are of
+        ``content_type``. A ``key`` makes it safe to try again: the same publication under the same key
+        within five minutes stands once. From the event loop that `start` ran in; from elsewhere there is
+        `everywire.publish`.
 
         Raises `BadRequest`, `TooLarge`, `KeyReused` or `BrokerError`.
         """
@@ -166,27 +209,22 @@ class Everywire:
         is_binary = isinstance(data, bytes | bytearray | memoryview)
         draft = make_draft(
             channel,
-            bytes(data) if is_binary else dump(data),
+            bytes(data) if is_binary else encode(data),
             limits,
             content_type=content_type if is_binary else "",
             event=None if event is None else check_event(event, limits),
             tags=None if tags is None else check_tags(dict(tags), limits),
             key=None if key is None else f"\0{key}",
         )
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-
-        def done(appended: Appended | EverywireError) -> None:
-            if future.done():
-                return
-            if isinstance(appended, EverywireError):
-                future.set_exception(appended)
-            else:
-                future.set_result(appended)
-
-        self.hub.publish(draft, done)
-        appended = await future
+        appended: Appended = await called(partial(self.hub.publish, draft))
         position = encode_position([(channel, Place(appended.epoch, appended.offset))])
         return Published(appended.offset, appended.epoch, position, appended.replayed)
+
+    def publish_outside(self, channel: str, data: Any, **more: Any) -> Receipt[Published]:
+        """Publish from anywhere: see `everywire.publish`."""
+        if self._outside is None:
+            raise EverywireError("this server is not running", code=codes.NOT_AVAILABLE)
+        return self._outside.begin(partial(self.publish, channel, data, **more))
 
     # -- requests -----------------------------------------------------------------
 

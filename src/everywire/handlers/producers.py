@@ -28,6 +28,7 @@ from everywire.core.names import check_name
 from everywire.core.position import Place
 from everywire.core.publication import OVERHEAD_BYTES, Draft
 from everywire.core.settings import Window
+from everywire.handlers.called import called
 from everywire.handlers.functions import takes
 from everywire.handlers.patterns import Patterns
 from everywire.handlers.run import DistantRun, LocalRun, Run
@@ -208,7 +209,7 @@ class Producers:
     async def _keep(self, run: LocalRun, *, anew: bool = False, ttl_s: float | None = None) -> Head:
         ttl_s = run.grace_s + self._limits.run_lease_s if ttl_s is None else ttl_s
         log = self._started().broker.log
-        head: Head = await _called(partial(log.keep, run.channel, self._window(), ttl_s, anew=anew))
+        head: Head = await called(partial(log.keep, run.channel, self._window(), ttl_s, anew=anew))
         return head
 
     def _may_grow(self, cost_bytes: int) -> bool:
@@ -328,7 +329,7 @@ class Producers:
                 self._hub.publish(mark, lambda _: None)
 
     async def _head(self, channel: str) -> Head:
-        heads = await _called(partial(self._started().broker.log.heads, (channel,)))
+        heads = await called(partial(self._started().broker.log.heads, (channel,)))
         head: Head = heads[channel]
         return head
 
@@ -338,14 +339,14 @@ class Producers:
             return
         log = self._started().broker.log
         head = await self._head(channel)
-        page: Page = await _called(partial(log.read, channel, head.last - 1, 1, 1))
+        page: Page = await called(partial(log.read, channel, head.last - 1, 1, 1))
         if not page.publications or page.publications[-1].event == END:
             return
         error = EverywireError("the server that made this is gone", code=codes.INTERNAL)
         data = End("failed", error).data(head.last - head.first + 1)
         key = f"\0run\0buried\0{head.last}"  # of several that notice one tells
         draft = Draft(channel, data, event=END, key=key, fingerprint=b"run")
-        results = await _called(partial(log.append, (draft,)))
+        results = await called(partial(log.append, (draft,)))
         if isinstance(results[0], EverywireError):
             raise results[0]
 
@@ -360,18 +361,3 @@ def _decode(value: bytes) -> Record | None:
         return msgspec.json.decode(value, type=Record)
     except msgspec.MsgspecError:
         return None
-
-
-async def _called(call: Callable[[Callable[[Any], None]], None]) -> Any:
-    """Call something that ends in a callback; return its result, or raise it."""
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def done(result: Any) -> None:
-        if not future.done():
-            future.set_result(result)
-
-    call(done)
-    result = await future
-    if isinstance(result, EverywireError):
-        raise result
-    return result

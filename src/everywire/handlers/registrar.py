@@ -9,8 +9,8 @@ client is told code 100. Where a pattern of channel names is taken, the first th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, Final, TypeAlias, TypeVar
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Final, TypeAlias, TypeVar, overload
 
 from everywire.access.hooks import IN_ORDER, Hooks, Lane
 from everywire.core.errors import SettingsError
@@ -19,7 +19,11 @@ from everywire.handlers.answering import MESSAGES, Answering, Handler
 from everywire.handlers.functions import Function
 from everywire.handlers.patterns import Patterns
 from everywire.handlers.payloads import Payload, payload_of
+from everywire.handlers.producers import Producers
+from everywire.handlers.run import Run
+from everywire.handlers.runs import Source
 from everywire.handlers.session import Session
+from everywire.hub.hub import Hub
 
 __all__ = ["Registrar"]
 
@@ -37,6 +41,16 @@ class Registrar:
         self.hooks = hooks or Hooks()
         """The table; what is registered here takes the place of what it had."""
         self._answering = Answering(limits)
+        self._producers = Producers(limits)
+
+    def _start_handlers(self, hub: Hub) -> None:
+        """Begin; after the hub."""
+        self._producers.start(hub)
+
+    async def _close_handlers(self) -> None:
+        """End all producers, telling their readers; before the hub."""
+        await self._producers.close()
+        self._answering.close()
 
     # -- calls and messages ---------------------------------------------------------
 
@@ -215,6 +229,52 @@ class Registrar:
         def register(function: F) -> F:
             _tell(self._answering.vacates, pattern, function, "on_vacated")
             self.hooks.vacated = self._answering.vacated
+            return function
+
+        return register
+
+    # -- producers -----------------------------------------------------------------------------
+
+    @overload
+    def produce(self, channel: str) -> Callable[[F], F]: ...
+
+    @overload
+    def produce(
+        self, channel: str, source: Source, *, restart: bool = False, grace_s: float | None = None
+    ) -> Coroutine[Any, Any, Run]: ...
+
+    def produce(
+        self,
+        channel: str,
+        source: Source | None = None,
+        *,
+        restart: bool = False,
+        grace_s: float | None = None,
+    ) -> Any:
+        """Publish what an asynchronous generator yields, once, whoever reads it.
+
+        ``run = await wire.produce("answer:42", generator)`` begins a run, or returns the one that the channel
+        has: also when several ask at the same time, on several nodes. ``source`` is the generator, or a
+        function that returns it, which is called only if the run begins. With ``restart`` a run that has
+        ended is dropped for a new one. As a decorator, ``@wire.produce("answer:*")`` registers an
+        asynchronous generator ``function(channel)`` that begins with the first reader of a channel.
+
+        A run's channel is its own: it is emptied at the beginning, kept whole (4 MiB) until the end and
+        ``grace_s`` (5 minutes), and emptied then. So readers get all of it whenever they come, who read
+        from ``earliest`` or from their position. Slow readers do not slow it, and it goes on without any.
+
+        Each item is what JSON can say, bytes, or an `everywire.Produced`. The end is a publication with the
+        event ``end`` and data whose ``status`` is ``done``, ``failed`` (with an ``error``: what was raised
+        if it is an `EverywireError`, else code 100; also when the run is larger or longer than it may be)
+        or ``cancelled`` (with the ``reason`` of `everywire.Run.cancel`).
+
+        Raises `BrokerError`, or code 124 when too many producers run here.
+        """
+        if source is not None:
+            return self._producers.run(channel, source, restart=restart, grace_s=grace_s)
+
+        def register(function: F) -> F:
+            self._producers.add(channel, function)
             return function
 
         return register

@@ -59,11 +59,11 @@ class LocalRun:
         "_limits",
         "_reason",
         "_source",
-        "task",
         "_writer",
         "ended_s",
         "grace_s",
         "record",
+        "task",
     )
 
     is_here = True

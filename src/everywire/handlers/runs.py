@@ -14,15 +14,16 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from everywire.brokers.base import Appended
 from everywire.core import codes
 from everywire.core.errors import BadRequest, BrokerError, EverywireError, SettingsError, TooLarge
 from everywire.core.limits import Limits
 from everywire.core.publication import JSON, OVERHEAD_BYTES, RESERVED_EVENTS, Draft
+from everywire.handlers.called import called
 from everywire.handlers.payloads import encode
 from everywire.hub.hub import Hub
 
@@ -155,31 +156,12 @@ class Writer:
         give_up_s = loop.time() + _PATIENCE_S
         while True:
             try:
-                await _published(self._hub, draft)
+                await called(partial(self._hub.publish, draft))
                 return
             except BrokerError:
                 if loop.time() > give_up_s:
                     raise
             await asyncio.sleep(_RETRY_S)
-
-
-async def _published(hub: Hub, draft: Draft) -> Appended:
-    """Publish and wait until it stands in the log."""
-    results: list[Appended | EverywireError] = []
-    waiting: asyncio.Future[None] | None = None
-
-    def done(result: Appended | EverywireError) -> None:
-        results.append(result)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
-
-    hub.publish(draft, done)
-    if not results:
-        waiting = asyncio.get_running_loop().create_future()
-        await waiting
-    if isinstance(results[0], EverywireError):
-        raise results[0]
-    return results[0]
 
 
 async def iterator_of(source: Any) -> AsyncIterator[Any]:

@@ -23,13 +23,13 @@ from everywire.core.position import Place
 from everywire.handlers.payloads import encode
 from everywire.handlers.refused import code_of
 
-__all__ = ["DONE", "Done", "Session"]
+__all__ = ["DONE", "Done", "Reachable", "Session"]
 
 _THREAD_TIMEOUT_S: Final = 10.0
 
 
 @runtime_checkable
-class _Reachable(Protocol):
+class Reachable(Protocol):
     """A caller that something can be told to: a `everywire.sessions.session.Session`."""
 
     def message(self, data: bytes) -> None:
@@ -131,9 +131,9 @@ class Session:
         """End its subscription to a channel, if it has one."""
         return self._do(lambda reachable: reachable.unsubscribe(channel, codes.UNSUBSCRIBED))
 
-    def _do(self, act: Callable[[_Reachable], None]) -> Done:
+    def _do(self, act: Callable[[Reachable], None]) -> Done:
         caller = self._caller
-        if not isinstance(caller, _Reachable):
+        if not isinstance(caller, Reachable):
             raise EverywireError("a plain transport has no session to do this to", code=codes.NOT_AVAILABLE)
         try:
             is_here = asyncio.get_running_loop() is self._loop
