@@ -59,17 +59,11 @@ class _Order(Struct, tag_field="do", omit_defaults=True, kw_only=True):
 
 
 class DisconnectOrder(_Order, tag="disconnect"):
-    """End connections, but not those of the client ids in the whitelist.
-
-    With ``token_id`` only those that came with that token, whoever the user is; with ``issued_before_s``
-    only those whose token was issued before.
-    """
+    """End connections, but not those of the client ids in the whitelist."""
 
     code: int
     reason: str = ""
     whitelist: list[str] = []
-    token_id: str = ""
-    issued_before_s: float | None = None
 
 
 class UnsubscribeOrder(_Order, tag="unsubscribe"):

@@ -11,11 +11,13 @@ forgotten first on every node, and then connections end: who comes back is judge
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from msgspec import UNSET, Raw
 
 from everywire.access.hooks import SubscribeDecision
 from everywire.access.identity import Identity
+from everywire.access.revocations import Revocation, Revocations
 from everywire.core import codes
 from everywire.core.codes import Code
 from everywire.core.errors import BadRequest
@@ -64,6 +66,11 @@ class Registry:
     async def close(self) -> None:
         """Be found no longer; before `Hub.close`. Visitors are ended by whoever owns their connections."""
         await self.nodes.close()
+
+    def follow(self, revocations: Revocations) -> None:
+        """End this node's connections whose credential is revoked, as soon as that is in force. Every node
+        does so by itself; what was decided before must be forgotten by then (`Authority` sees to it)."""
+        revocations.listen(partial(self._revoked, revocations))
 
     # -- who is here ----------------------------------------------------------------
 
@@ -126,30 +133,6 @@ class Registry:
                 code=code.number,
                 reason=reason or code.sentence,
                 whitelist=list(whitelist),
-            )
-        )
-
-    async def disconnect_token(
-        self,
-        *,
-        token_id: str = "",
-        user: str = "",
-        issued_before_s: float | None = None,
-        code: Code = codes.FORCE_RECONNECT,
-    ) -> None:
-        """End connections that came with a token which was revoked: by its id, or a user's older ones.
-
-        The default code lets clients come back, who must then have another token.
-        """
-        if not token_id and (not user or issued_before_s is None):
-            raise BadRequest("name a token id, or a user and a time")
-        await self._order(
-            DisconnectOrder(
-                whose=Whose(user),
-                code=code.number,
-                reason=code.sentence,
-                token_id=token_id,
-                issued_before_s=issued_before_s,
             )
         )
 
@@ -240,17 +223,20 @@ class Registry:
         if order.whose.user:
             self._forget(order.whose.user)
         code = end_code(order.code, order.reason)
-        found = self._directory.find(order.whose) if not order.token_id else self._directory.known()
         spared = frozenset(order.whitelist)
-        for visitor in found:
-            identity = visitor.identity
-            if visitor.client and visitor.client in spared:
-                continue
-            if order.token_id and identity.token_id != order.token_id:
-                continue
-            if order.issued_before_s is not None and not _is_older(identity, order.issued_before_s):
-                continue
-            visitor.disconnect(code, order.reason)
+        for visitor in self._directory.find(order.whose):
+            if not visitor.client or visitor.client not in spared:
+                visitor.disconnect(code, order.reason)
+
+    def _revoked(self, revocations: Revocations, revocation: Revocation) -> None:
+        is_blocked = revocation.kind == "user"
+        # Whoever is blocked is not to come back; with another token one may.
+        code = codes.REFUSED if is_blocked else codes.FORCE_RECONNECT
+        is_of_user = revocation.kind != "token"
+        known = self._directory.users.of(revocation.subject) if is_of_user else self._directory.known()
+        for visitor in known:
+            if revocations.is_revoked(visitor.identity):
+                visitor.disconnect(code, code.sentence)
 
     async def _take(self, payload: bytes, node: str) -> bytes:
         order = decode_forward(payload)
@@ -261,11 +247,6 @@ class Registry:
         if found:
             found[-1].receive_bytes(data)
         return bool(found)
-
-
-def _is_older(identity: Identity, issued_before_s: float) -> bool:
-    """Whether an identity came by a token that was issued before a time, or that does not say when."""
-    return identity.kind == "token" and (identity.issued_s is None or identity.issued_s < issued_before_s)
 
 
 def _whose(user: str, client: str, session: str) -> Whose:
