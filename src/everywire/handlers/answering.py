@@ -47,6 +47,8 @@ class Answering:
         self.threads = Threads(limits)
         self.methods: dict[str, Handler] = {}
         """By the name of the rpc; `MESSAGES` for messages."""
+        self.rpc_elsewhere: Callable[[Caller, str, bytes], Awaitable[bytes]] | None = None
+        """What answers calls of other methods."""
         self.connects: Handler | None = None
         self.refreshes: Function | None = None
         self.authenticates: Function | None = None
@@ -193,6 +195,8 @@ class Answering:
         """Answer a call."""
         handler = self.methods.get(method) if method != MESSAGES else None
         if handler is None:
+            if self.rpc_elsewhere is not None:
+                return await self.rpc_elsewhere(caller, method, data)
             raise EverywireError(f"there is no method {method[:64]!r}", code=codes.METHOD_NOT_FOUND)
         result = await self._call(handler, caller, data)
         return result if isinstance(result, bytes) else _encode(handler.function, result)

@@ -10,6 +10,7 @@ client is told code 100. Where a pattern of channel names is taken, the first th
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import fields
 from typing import Any, Final, TypeAlias, TypeVar, overload
 
 from everywire.access.hooks import IN_ORDER, Hooks, Lane
@@ -37,11 +38,23 @@ _MAX_METHOD_CHARACTERS: Final = 255
 class Registrar:
     """Fills a table of hooks with an application's functions."""
 
-    def __init__(self, limits: Limits, hooks: Hooks | None = None) -> None:
+    def __init__(self, limits: Limits, hooks: Hooks | None = None, webhooks: Hooks | None = None) -> None:
         self.hooks = hooks or Hooks()
         """The table; what is registered here takes the place of what it had."""
+        self._webhooks = webhooks
         self._answering = Answering(limits)
         self._producers = Producers(limits)
+
+    def _fill_hooks(self) -> None:
+        """Ask webhooks where no function is registered; before the start."""
+        webhooks = self._webhooks
+        if webhooks is None:
+            return
+        if self._answering.methods:
+            self._answering.rpc_elsewhere = webhooks.rpc
+        for entry in fields(Hooks):
+            if getattr(self.hooks, entry.name) is None:
+                setattr(self.hooks, entry.name, getattr(webhooks, entry.name))
 
     def _start_handlers(self, hub: Hub) -> None:
         """Begin; after the hub."""
