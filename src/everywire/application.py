@@ -14,17 +14,13 @@ from typing import Any, Final, NamedTuple
 
 from everywire.access.hooks import Hooks
 from everywire.access.identity import Action
-from everywire.access.rules import Rules
-from everywire.api.figures import hub_figures
-from everywire.api.operations import Operations
+from everywire.access.tokens import Tokens
 from everywire.asgi.application import AsgiApplication
-from everywire.brokers.base import Appended, Broker, Health
-from everywire.brokers.memory import MemoryBroker
-from everywire.console.pages import Page, load_pages
+from everywire.assembly import Assembly
+from everywire.brokers.base import Appended, Broker
 from everywire.core import codes
-from everywire.core.errors import EverywireError, RequestError, SettingsError
+from everywire.core.errors import EverywireError
 from everywire.core.limits import Limits
-from everywire.core.log import Budget
 from everywire.core.names import check_name
 from everywire.core.position import Place, encode_position
 from everywire.core.settings import SettingsTable
@@ -35,12 +31,8 @@ from everywire.handlers.reaching import Reaching
 from everywire.handlers.registrar import Registrar
 from everywire.hub.hub import Hub
 from everywire.sessions.shared import Shared
-from everywire.transports.exchange import Exchange
-from everywire.transports.gate import Gate, Refusal
-from everywire.transports.plain import Plain
 from everywire.transports.publish import make_draft
-from everywire.transports.service import Service, WholeAnswer, refuse
-from everywire.transports.target import PREFIX, check_event, check_tags
+from everywire.transports.target import check_event, check_tags
 
 __all__ = ["Everywire", "Published", "publish"]
 
@@ -92,7 +84,11 @@ class Everywire(Registrar, Reaching):
         allow_credentials: whether those pages may send cookies.
         allowed_hosts: host names that are served; on loopback its own names are by default.
         is_loopback: whether only this machine can reach the server.
+        tokens: how JSON web tokens are verified; without them none is valid.
+        cookie_name: the cookie that holds such a token; no cookie counts if empty.
+        user_rules: as ``public``, for whoever is known; ``{user}`` in a pattern is the user's own id.
         hooks: what the application is asked and told, as a table; decorators fill it, too.
+        webhooks: another such table, asked where no function is registered.
     """
 
     def __init__(
@@ -108,47 +104,57 @@ class Everywire(Registrar, Reaching):
         allow_credentials: bool = False,
         allowed_hosts: Sequence[str] = (),
         is_loopback: bool = False,
+        tokens: Tokens | None = None,
+        cookie_name: str = "",
+        user_rules: Mapping[Action, Iterable[str]] | None = None,
         hooks: Hooks | None = None,
+        webhooks: Hooks | None = None,
     ) -> None:
         self.limits = limits or Limits()
-        super().__init__(self.limits, hooks)
-        self.settings = channels or SettingsTable()
-        self._budget = Budget(self.limits.log_budget_bytes)
-        self.broker = broker or MemoryBroker(self.limits, self.settings, budget=self._budget)
-        self.rules = Rules(dev=dev, api_keys=api_keys, public=public)
-        self.gate = Gate(allowed_origins, allow_credentials, allowed_hosts, is_loopback)
+        super().__init__(self.limits, hooks, webhooks)
+        self._assembly = assembly = Assembly(
+            broker,
+            dev=dev,
+            limits=self.limits,
+            channels=channels,
+            api_keys=api_keys,
+            public=public,
+            user_rules=user_rules,
+            allowed_origins=allowed_origins,
+            allow_credentials=allow_credentials,
+            allowed_hosts=allowed_hosts,
+            is_loopback=is_loopback,
+            tokens=tokens,
+            cookie_name=cookie_name,
+            hooks=self.hooks,
+        )
+        self.settings = assembly.settings
+        self.broker = assembly.broker
+        self.rules = assembly.rules
+        self.gate = assembly.gate
+        self.operations = assembly.operations
+        self.handle: Final = assembly.handle
         self.asgi = AsgiApplication(self.handle, self, self.limits)
-        self.operations = Operations(self.rules, self._health)
-        self.operations.figures.add(lambda: hub_figures(self.hub))
-        self._pages = load_pages()
-        self._hub: Hub | None = None
-        self._plain: Plain | None = None
         self._outside: Outside | None = None
 
     # -- life -----------------------------------------------------------------
 
     @property
+    def shared(self) -> Shared:
+        """The parts that sessions and transports share; between `start` and `close`."""
+        return self._assembly.shared
+
+    @property
     def hub(self) -> Hub:
         """The hub; there is one between `start` and `close`."""
-        if self._hub is None:
-            raise EverywireError("this server was not started", code=codes.NOT_AVAILABLE)
-        return self._hub
+        return self._assembly.shared.hub
 
     async def start(self) -> None:
         """Start in the running event loop. A server starts once."""
-        if self._hub is not None:
-            raise SettingsError("this server was started already")
-        hub = Hub(
-            self.broker,
-            asyncio.get_running_loop(),
-            limits=self.limits,
-            settings=self.settings,
-            budget=self._budget,
-        )
-        self._hub = hub
-        self._plain = Plain(Service(hub, self.rules, self.gate, self.limits))
-        await hub.start()
-        self._start_handlers(hub)
+        self._fill_hooks()
+        await self._assembly.start()
+        self._start_handlers(self.hub)
+        self._listen(self.shared)
         self._outside = Outside(asyncio.get_running_loop())
         _running.append(self)
 
@@ -159,17 +165,7 @@ class Everywire(Registrar, Reaching):
             await self._outside.close()
             self._outside = None
         await self._close_handlers()
-        hub, self._hub, self._plain = self._hub, None, None
-        if hub is not None:
-            await hub.close()
-
-    @property
-    def shared(self) -> Shared:
-        """The parts that sessions and transports share; between `start` and `close`."""
-        raise EverywireError("this server was not started", code=codes.NOT_AVAILABLE)
-
-    def _health(self) -> Health:
-        return Health(False, "not started") if self._hub is None else self.broker.health()
+        await self._assembly.close()
 
     def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
         """Return what starts and stops this server with another application's life."""
@@ -225,33 +221,3 @@ class Everywire(Registrar, Reaching):
         if self._outside is None:
             raise EverywireError("this server is not running", code=codes.NOT_AVAILABLE)
         return self._outside.begin(partial(self.publish, channel, data, **more))
-
-    # -- requests -----------------------------------------------------------------
-
-    def handle(self, exchange: Exchange) -> None:
-        """Answer a request, from whatever host it comes."""
-        path = exchange.request.path
-        if path.startswith(PREFIX) and self._plain is not None:
-            self._plain(exchange)
-            return
-        admitted = self.gate.admit(exchange.request, is_page=path in self._pages)
-        if isinstance(admitted, Refusal):
-            refuse(exchange, EverywireError(admitted.sentence, code=admitted.code))
-        elif path in self._pages:
-            _serve_page(exchange, self._pages[path])
-        elif not self.operations.serve(exchange):
-            refuse(exchange, RequestError("there is nothing here", code=codes.UNKNOWN_CHANNEL), admitted)
-
-
-def _serve_page(exchange: Exchange, page: Page) -> None:
-    request = exchange.request
-    exchange.attend(WholeAnswer(), "page")
-    if request.method not in ("GET", "HEAD"):
-        error = RequestError("a page is only read", code=codes.METHOD_NOT_FOUND)
-        refuse(exchange, error, (), [(b"allow", b"GET, HEAD")])
-        return
-    headers = [*page.headers, (b"etag", page.etag.encode()), (b"cache-control", b"no-cache")]
-    if request.header(b"if-none-match") == page.etag:
-        exchange.respond(304, headers)
-    else:
-        exchange.respond(200, [(b"content-type", page.content_type.encode()), *headers], page.body)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
+from everywire.access.authority import Authority
 from everywire.access.identity import NOBODY, AuthRequest, Identity
 from everywire.access.rules import Rules
 from everywire.codecs.json_text import dump
@@ -16,6 +17,7 @@ from everywire.core.errors import EverywireError
 from everywire.core.limits import Limits
 from everywire.hub.hub import Hub
 from everywire.hub.recovery import Start
+from everywire.sessions.shared import Shared
 from everywire.transports.exchange import Exchange, Headers, Request
 from everywire.transports.gate import Cors, Gate
 from everywire.transports.target import ReadQuery
@@ -43,15 +45,17 @@ _MAX_FIELDS: Final = 64
 
 
 class Service:
-    """The parts that transports share: hub, rules, gate and limits."""
+    """The parts that transports share: those of the sessions, and the gate."""
 
-    __slots__ = ("gate", "hub", "limits", "rules")
+    __slots__ = ("authority", "gate", "hub", "limits", "rules", "shared")
 
-    def __init__(self, hub: Hub, rules: Rules, gate: Gate, limits: Limits) -> None:
-        self.hub = hub
-        self.rules = rules
+    def __init__(self, shared: Shared, gate: Gate) -> None:
+        self.shared = shared
         self.gate = gate
-        self.limits = limits
+        self.hub: Hub = shared.hub
+        self.authority: Authority = shared.authority
+        self.rules: Rules = shared.authority.rules
+        self.limits: Limits = shared.limits
 
 
 class Ask(NamedTuple):

@@ -1,0 +1,201 @@
+"""The assembly: puts the rooms together as one server, and routes requests to them.
+
+The only place that knows all parts. `everywire.application.Everywire` is its public face.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from everywire.access.authority import Authority
+from everywire.access.hooks import Hooks
+from everywire.access.identity import Action
+from everywire.access.publishing import Publishing
+from everywire.access.quotas import Quotas
+from everywire.access.revocations import TOPIC as REVOCATIONS
+from everywire.access.revocations import Revocations
+from everywire.access.rules import Rules
+from everywire.access.tickets import Tickets
+from everywire.access.tokens import Tokens
+from everywire.api.figures import hub_figures
+from everywire.api.operations import Operations
+from everywire.api.server_api import ServerApi
+from everywire.brokers.base import Broker, Health
+from everywire.brokers.memory import MemoryBroker
+from everywire.console.pages import Page, load_pages
+from everywire.core import codes
+from everywire.core.errors import EverywireError, RequestError, SettingsError
+from everywire.core.limits import Limits
+from everywire.core.log import Budget
+from everywire.core.settings import SettingsTable
+from everywire.hub.hub import Hub
+from everywire.sessions.presence import Presence
+from everywire.sessions.registry import Registry
+from everywire.sessions.shared import Shared
+from everywire.transports.connection import Connections
+from everywire.transports.exchange import Exchange
+from everywire.transports.gate import Gate, Refusal
+from everywire.transports.plain import Plain
+from everywire.transports.service import Service, WholeAnswer, refuse
+from everywire.transports.target import PREFIX
+from everywire.transports.ticket import serve_ticket
+
+__all__ = ["Assembly"]
+
+_CONNECTION: Final = "/connection/"
+_EMULATION: Final = "/emulation"
+_TICKET: Final = "/ticket"
+_API: Final = "/api/"
+
+
+class Assembly:
+    """All parts of one server; those that need an event loop are made by `start`."""
+
+    def __init__(
+        self,
+        broker: Broker | None,
+        *,
+        dev: bool = False,
+        limits: Limits | None = None,
+        channels: SettingsTable | None = None,
+        api_keys: Mapping[str, str] | None = None,
+        public: Mapping[Action, Iterable[str]] | None = None,
+        user_rules: Mapping[Action, Iterable[str]] | None = None,
+        allowed_origins: Sequence[str] = (),
+        allow_credentials: bool = False,
+        allowed_hosts: Sequence[str] = (),
+        is_loopback: bool = False,
+        tokens: Tokens | None = None,
+        cookie_name: str = "",
+        hooks: Hooks | None = None,
+        version: str = "",
+    ) -> None:
+        self.limits = limits or Limits()
+        self.settings = channels or SettingsTable()
+        self.budget = Budget(self.limits.log_budget_bytes)
+        self.broker = broker or MemoryBroker(self.limits, self.settings, budget=self.budget)
+        self.rules = Rules(dev=dev, api_keys=api_keys, public=public, user_rules=user_rules)
+        self.gate = Gate(allowed_origins, allow_credentials, allowed_hosts, is_loopback)
+        self.hooks = hooks or Hooks()
+        self.operations = Operations(self.rules, self._health)
+        self.operations.figures.add(lambda: hub_figures(self.hub))
+        self._tokens = tokens
+        self._cookie_name = cookie_name
+        self._version = version
+        self._pages = load_pages()
+        self._shared: Shared | None = None
+
+    @property
+    def shared(self) -> Shared:
+        """The parts that sessions and transports share; between `start` and `close`."""
+        if self._shared is None:
+            raise EverywireError("this server was not started", code=codes.NOT_AVAILABLE)
+        return self._shared
+
+    @property
+    def hub(self) -> Hub:
+        """The hub; there is one between `start` and `close`."""
+        return self.shared.hub
+
+    async def start(self) -> None:
+        """Start in the running event loop. A server starts once."""
+        if self._shared is not None:
+            raise SettingsError("this server was started already")
+        hub = Hub(
+            self.broker,
+            asyncio.get_running_loop(),
+            limits=self.limits,
+            settings=self.settings,
+            budget=self.budget,
+        )
+        self._shared = shared = self._share(hub)
+        self._service = service = Service(shared, self.gate)
+        self._plain = Plain(service)
+        self._connections = Connections(service)
+        self._api = ServerApi(shared, gate=self.gate)
+        await hub.start()
+        await shared.registry.start()
+        await shared.presence.start()
+
+    def _share(self, hub: Hub) -> Shared:
+        """Make what sessions and transports share."""
+        revocations = Revocations(self.broker, self.limits)
+        hub.on_broadcast(REVOCATIONS, revocations.heard)
+        authority = Authority(
+            self.rules,
+            self.hooks,
+            tokens=self._tokens,
+            tickets=Tickets(self.broker.store, self.limits),
+            revocations=revocations,
+            limits=self.limits,
+            cookie_name=self._cookie_name,
+        )
+        quotas = Quotas(self.limits, hub.time, is_dev=self.rules.is_dev)
+        return Shared(
+            hub,
+            authority,
+            self.hooks,
+            Publishing(hub, authority, quotas, self.hooks),
+            quotas,
+            Presence(hub, self.hooks),
+            Registry(hub, forget=authority.forget),
+            self.limits,
+            version=self._version,
+        )
+
+    async def close(self) -> None:
+        """Stop."""
+        shared, self._shared = self._shared, None
+        if shared is None:
+            return
+        await shared.tasks.close()
+        await shared.presence.close()
+        await shared.registry.close()
+        await shared.authority.close()
+        await shared.hub.close()
+
+    def _health(self) -> Health:
+        return Health(False, "not started") if self._shared is None else self.broker.health()
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answer a request, from whatever host it comes."""
+        path = exchange.request.path
+        if self._shared is not None and path.startswith("/"):
+            if path.startswith(PREFIX):
+                self._plain(exchange)
+                return
+            if path.startswith(_CONNECTION) or path == _EMULATION:
+                self._connections(exchange)
+                return
+            if path.startswith(_API):
+                self._api(exchange)
+                return
+            if path == _TICKET:
+                serve_ticket(self._service, exchange)
+                return
+        self._serve_rest(exchange, path)
+
+    def _serve_rest(self, exchange: Exchange, path: str) -> None:
+        admitted = self.gate.admit(exchange.request, is_page=path in self._pages)
+        if isinstance(admitted, Refusal):
+            refuse(exchange, EverywireError(admitted.sentence, code=admitted.code))
+        elif path in self._pages:
+            _serve_page(exchange, self._pages[path])
+        elif not self.operations.serve(exchange):
+            refuse(exchange, RequestError("there is nothing here", code=codes.UNKNOWN_CHANNEL), admitted)
+
+
+def _serve_page(exchange: Exchange, page: Page) -> None:
+    request = exchange.request
+    exchange.attend(WholeAnswer(), "page")
+    if request.method not in ("GET", "HEAD"):
+        error = RequestError("a page is only read", code=codes.METHOD_NOT_FOUND)
+        refuse(exchange, error, (), [(b"allow", b"GET, HEAD")])
+        return
+    headers = [*page.headers, (b"etag", page.etag.encode()), (b"cache-control", b"no-cache")]
+    if request.header(b"if-none-match") == page.etag:
+        exchange.respond(304, headers)
+    else:
+        exchange.respond(200, [(b"content-type", page.content_type.encode()), *headers], page.body)
