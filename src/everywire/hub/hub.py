@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from everywire.brokers.base import Appended, Broker, Head
+from everywire.brokers.base import Appended, Broker, Head, Page
 from everywire.core import codes
 from everywire.core.codes import Code
 from everywire.core.errors import BrokerBusy, EverywireError
@@ -117,7 +117,8 @@ class Hub:
             elif not group.encoder.once:
                 self._beat_group(group, now_s)
         for reader, since_s in list(self._stalled.items()):
-            if now_s - since_s > self.limits.stall_timeout_s:
+            # One that is ended may take others of its connection with it.
+            if now_s - since_s > self.limits.stall_timeout_s and not reader.is_closed:
                 self._end(reader, codes.STALE)
         self._catch_up.forget()
         self.broker.sweep()
@@ -249,6 +250,18 @@ class Hub:
         assert self.on_read is not None
         for channel in channels:
             self.on_read(channel, None if start.position is None else start.position.place(channel))
+
+    def read(
+        self,
+        channel: str,
+        after: int,
+        max_publications: int,
+        max_bytes: int,
+        done: Callable[[Page | EverywireError], None],
+    ) -> None:
+        """Read what one checked channel keeps after an offset, as `everywire.brokers.base.Log.read` does:
+        from this process's tail where it reaches, and once for all who ask for the same."""
+        self._pages.read(channel, after, max_publications, max_bytes, done)
 
     def subscribers(self, channel: str) -> int:
         """Return how many readers of this process a channel has."""
