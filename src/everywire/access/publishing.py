@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from hashlib import blake2b
 
 from everywire.access.authority import Authority
 from everywire.access.hooks import Caller, Hooks
 from everywire.access.identity import Action
 from everywire.access.quotas import Quotas
 from everywire.brokers.base import Appended
-from everywire.core.errors import EverywireError
-from everywire.core.publication import Draft
+from everywire.codecs.json_text import check_json, dump
+from everywire.core.errors import BadRequest, EverywireError, TooLarge
+from everywire.core.limits import Limits
+from everywire.core.publication import JSON, Draft
 from everywire.hub.hub import Hub
 
-__all__ = ["Publishing"]
+__all__ = ["Publishing", "make_draft"]
 
 Done = Callable[[Appended | EverywireError], None]
 
@@ -45,3 +48,33 @@ class Publishing:
             done(error)
             return
         self._hub.publish(draft, done)
+
+
+def make_draft(
+    channel: str,
+    data: bytes,
+    limits: Limits,
+    *,
+    content_type: str = JSON,
+    event: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    key: str | None = None,
+) -> Draft:
+    """Check data and make a draft of it; raise `BadRequest` or `TooLarge`."""
+    if len(data) > limits.max_body_bytes:
+        raise TooLarge(f"a publication is at most {limits.max_body_bytes} bytes")
+    if content_type == JSON:
+        try:
+            check_json(data)
+        except ValueError as error:
+            raise BadRequest(
+                f"the data is not JSON ({str(error)[:100]}); for other data name its Content-Type"
+            ) from None
+    fingerprint = b""
+    if key is not None:
+        digest = blake2b(digest_size=16)
+        for part in (content_type, event or "", dump(tags or {}).decode()):
+            digest.update(part.encode() + b"\0")
+        digest.update(data)
+        fingerprint = digest.digest()
+    return Draft(channel, data, content_type, event, tags, None, key, fingerprint)
