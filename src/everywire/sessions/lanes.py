@@ -3,42 +3,103 @@
 A handler (rpc, message) may take its time. By default those of one connection run one after the other, in
 the order in which they were called; an application may let several run at once, or in order by a key of
 its own (`everywire.access.hooks.Lane`, chosen by `Hooks.lane`). Control traffic is never in a lane. What
-waits is bounded by the session: it pauses its carrier's reading, and refuses what comes all the same.
+waits is bounded by the session: it refuses calls beyond the bound, and pauses its carrier's reading before
+it takes one message too many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Hashable
+from functools import partial
+from typing import Any, NamedTuple
 
 from everywire.access.hooks import IN_ORDER, Lane
 from everywire.sessions.tasks import Tasks
 
-__all__ = ["IN_ORDER", "Lane", "Lanes"]
+__all__ = ["IN_ORDER", "Lane", "Lanes", "Work"]
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 """Makes the coroutine that does the work, when its turn has come."""
 
 
+class _Waiting(NamedTuple):
+    """Work before its turn."""
+
+    lane: Lane
+    work: Work
+
+
+class _Track:
+    """One lane in use."""
+
+    __slots__ = ("running", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Waiting] = deque()
+        self.running: dict[asyncio.Task[None], bool] = {}
+        """Tasks, and whether each is cancelled when the connection ends."""
+
+
+def _nobody() -> None:
+    """Do nothing: whom it concerned has gone."""
+
+
 class Lanes:
-    """All lanes of one connection. A lane without work costs nothing."""
+    """All lanes of one connection. A lane without work costs nothing.
 
-    def __init__(self, tasks: Tasks) -> None:
-        raise NotImplementedError
+    ``freed`` is called when a piece of work is over, as long as the connection is there.
+    """
 
-    @property
-    def waiting(self) -> int:
+    __slots__ = ("_freed", "_is_closed", "_tasks", "_tracks", "busy")
+
+    def __init__(self, tasks: Tasks, freed: Callable[[], object] = _nobody) -> None:
+        self._tasks = tasks
+        self._freed = freed
+        self._tracks: dict[Hashable, _Track] = {}
+        self._is_closed = False
+        self.busy = 0
         """How many pieces of work wait or run."""
-        raise NotImplementedError
 
     def put(self, lane: Lane, work: Work) -> None:
         """Do work when its turn in its lane has come, at once if nothing is before it.
 
-        The work ends by itself: what it raises is logged, and the next one has its turn.
+        What the work raises is logged, and the next one has its turn.
         """
-        raise NotImplementedError
+        track = self._tracks.get(lane.key)
+        if track is None:
+            track = self._tracks[lane.key] = _Track()
+        self.busy += 1
+        track.waiting.append(_Waiting(lane, work))
+        self._go_on(lane.key, track)
+
+    def _go_on(self, key: Hashable, track: _Track) -> None:
+        while track.waiting and len(track.running) < max(track.waiting[0].lane.concurrency, 1):
+            lane, work = track.waiting.popleft()
+            task = self._tasks.start(work(), "the work of a handler")
+            track.running[task] = lane.is_cancelled
+            task.add_done_callback(partial(self._finished, key, track))
+        if not track.running:
+            del self._tracks[key]
+
+    def _finished(self, key: Hashable, track: _Track, task: asyncio.Task[None]) -> None:
+        del track.running[task]
+        self.busy -= 1
+        self._go_on(key, track)
+        self._freed()
 
     def close(self) -> None:
         """Hear that the connection ended: work that asks for it is cancelled, or never begun; the rest is
         done in its order."""
-        raise NotImplementedError
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._freed = _nobody
+        for track in tuple(self._tracks.values()):
+            kept = deque(one for one in track.waiting if not one.lane.is_cancelled)
+            self.busy -= len(track.waiting) - len(kept)
+            track.waiting = kept
+            for task, is_cancelled in track.running.items():
+                if is_cancelled:
+                    task.cancel()

@@ -12,13 +12,13 @@ import binascii
 import hmac
 import os
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from everywire.brokers.base import Store
 from everywire.core.errors import Forbidden
 
-__all__ = ["Passes"]
+__all__ = ["Pass", "Passes"]
 
 _SECRET_BYTES: Final = 32
 _KEY: Final = "sessions/pass-secret"
@@ -27,6 +27,14 @@ _UUID_BYTES: Final = 16
 _TAG_BYTES: Final = 8
 _MAC_BYTES: Final = 16
 _LENGTH: Final = _UUID_BYTES + _TAG_BYTES + _MAC_BYTES
+
+
+class Pass(NamedTuple):
+    """What a pass says that this server signed."""
+
+    client: str
+    tag: bytes
+    """What stands for the user."""
 
 
 class Passes:
@@ -39,10 +47,7 @@ class Passes:
 
     async def agree(self, store: Store) -> None:
         """Use the secret that all nodes of a store use, so that each reads the others' passes."""
-        if await store.get(_KEY) is None:
-            await store.put(_KEY, self._secret, _TTL_S)
-        # Of several nodes that begin at the same time the last one's counts: what is there is read again.
-        self._secret = await store.get(_KEY) or self._secret
+        self._secret = await store.put_once(_KEY, self._secret, _TTL_S) or self._secret
 
     def issue(self, client: str, user: str) -> str:
         """Return the pass of a client id (a UUID) and its user."""
@@ -50,11 +55,8 @@ class Passes:
         signed = body + self._digest(body, b"pass", _MAC_BYTES)
         return binascii.b2a_base64(signed, newline=False).decode().translate(_TO_URL).rstrip("=")
 
-    def redeem(self, text: str, user: str) -> str | None:
-        """Return the client id of a pass, or None when this server never signed it.
-
-        Raises `Forbidden` when it is another user's.
-        """
+    def read(self, text: str) -> Pass | None:
+        """Return what a pass says, or None when this server never signed it."""
         try:
             signed = binascii.a2b_base64(text.translate(_FROM_URL) + "=" * (-len(text) % 4))
         except ValueError:
@@ -64,9 +66,12 @@ class Passes:
         body, mac = signed[:-_MAC_BYTES], signed[-_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._digest(body, b"pass", _MAC_BYTES)):
             return None
-        if not hmac.compare_digest(body[_UUID_BYTES:], self._tag(user)):
+        return Pass(str(UUID(bytes=body[:_UUID_BYTES])), body[_UUID_BYTES:])
+
+    def check(self, shown: Pass, user: str) -> None:
+        """Raise `Forbidden` when a pass is another user's."""
+        if not hmac.compare_digest(shown.tag, self._tag(user)):
             raise Forbidden("this session is another user's")
-        return str(UUID(bytes=body[:_UUID_BYTES]))
 
     def _tag(self, user: str) -> bytes:
         return self._digest(user.encode("utf-8", "surrogatepass"), b"user", _TAG_BYTES)

@@ -11,6 +11,7 @@ from everywire.access.publishing import Publishing
 from everywire.access.quotas import Quotas
 from everywire.core.limits import Limits
 from everywire.hub.hub import Hub
+from everywire.sessions.counters import Counters
 from everywire.sessions.passes import Passes
 from everywire.sessions.presence import Presence
 from everywire.sessions.registry import Registry
@@ -28,6 +29,7 @@ class Shared:
 
     __slots__ = (
         "authority",
+        "counters",
         "hooks",
         "hub",
         "limits",
@@ -68,3 +70,4 @@ class Shared:
         self.passes = passes or Passes()
         self.unix_s = unix_s
         self.tasks = Tasks()
+        self.counters = Counters()
