@@ -3,8 +3,9 @@
 The first that is there counts, and if it is no good the request is refused: nobody is let in by the next
 one. In this order: a ticket (``ticket`` in the query, or where a token stands), an API key (``X-API-Key``,
 ``Authorization: ApiKey KEY``), a token (the connect command's, ``Authorization: Bearer``), which may be an
-API key as well, the cookie that the settings name. Other cookies, and other parameters of the query, prove
-nothing.
+API key as well, the cookie that the settings name. A ticket in the URL stands back where a token came by
+another way, because a session that began with one is refreshed with a token. Other cookies, and other
+parameters of the query, prove nothing.
 """
 
 from __future__ import annotations
@@ -74,10 +75,10 @@ def find_credential(request: AuthRequest, cookie_name: str, max_bytes: int) -> C
 
 
 def _find(request: AuthRequest, cookie_name: str) -> Credential:
-    ticket = request.query.get("ticket")
-    if ticket is not None:
-        return Credential("ticket", ticket)
     token, in_url = request.token, request.is_token_in_query
+    ticket = request.query.get("ticket")
+    if ticket is not None and (in_url or not token):
+        return Credential("ticket", ticket)
     if is_ticket(token):
         return Credential("ticket", token)
     key = request.headers.get("x-api-key")
