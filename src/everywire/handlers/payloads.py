@@ -29,8 +29,11 @@ class Payload:
         self.type = type_
         try:
             self._decode = msgspec.json.Decoder(type_).decode
+            is_known = not isinstance(msgspec.inspect.type_info(type_), msgspec.inspect.CustomType)
         except (TypeError, ValueError) as error:
             raise SettingsError(f"data cannot be of type {type_!r}: {error}") from None
+        if not is_known:
+            raise SettingsError(f"data cannot be of type {type_!r}: take a struct of msgspec or a dataclass")
 
     @property
     def is_anything(self) -> bool:
