@@ -122,6 +122,18 @@ async def test_a_ticket_counts_wherever_a_token_may_stand() -> None:
         assert found.user == "ann"
 
 
+async def test_a_session_that_began_with_a_ticket_goes_on_with_a_token() -> None:
+    desk = Desk()
+    request = shows(await desk.tickets.issue(ANN, APP))
+    assert isinstance(await desk.finds(request), Identity)
+    refreshed = await desk.finds(replace(request, token=token(sub="ann", jti="new")))
+    assert isinstance(refreshed, Identity)
+    assert refreshed.token_id == "new"
+    # A token that is in the URL as well does not get round the ticket.
+    both = replace(request, token=token(sub="ann"), is_token_in_query=True)
+    assert (await refusal(desk, both)).code is codes.UNAUTHORIZED
+
+
 @pytest.mark.parametrize(
     "text", ["", "t.", "t.x", "x", "t." + "a" * 42, "t." + "a" * 43, "t." + "é" * 43, "t\n"]
 )
