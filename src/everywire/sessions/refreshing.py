@@ -79,7 +79,9 @@ class _Refreshing:
 
     def _judge(self) -> None:
         line = self._line
-        line.shared.authority.authenticate(replace(line.request, token=self._token), self._judged)
+        # Wherever the first token stood, this one came in a command.
+        request = replace(line.request, token=self._token, is_token_in_query=False)
+        line.shared.authority.authenticate(request, self._judged)
 
     def _judged(self, found: Identity | EverywireError) -> None:
         line = self._line
