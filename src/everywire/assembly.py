@@ -121,7 +121,9 @@ class Assembly:
 
     def _share(self, hub: Hub) -> Shared:
         """Make what sessions and transports share."""
-        revocations = Revocations(self.broker, self.limits)
+        # A memory broker is this process's alone: what others revoked need not be looked for.
+        is_alone = isinstance(self.broker, MemoryBroker)
+        revocations = Revocations(self.broker, self.limits, is_alone=is_alone)
         hub.on_broadcast(REVOCATIONS, revocations.heard)
         authority = Authority(
             self.rules,
