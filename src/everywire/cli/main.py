@@ -13,12 +13,12 @@ import sys
 from collections.abc import Sequence
 
 from everywire import __version__
-from everywire.cli import feed, publish, serve, subscribe
+from everywire.cli import feed, publish, serve, subscribe, token
 from everywire.core.errors import BadRequest, EverywireError, SettingsError
 
 __all__ = ["main"]
 
-COMMANDS = (serve, publish, subscribe, feed)
+COMMANDS = (serve, publish, subscribe, feed, token)
 
 
 def make_parser() -> argparse.ArgumentParser:
