@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from everywire.access.hooks import Hooks
 from everywire.access.identity import Action
+from everywire.access.publishing import make_draft
 from everywire.access.tokens import Tokens
 from everywire.asgi.application import AsgiApplication
 from everywire.assembly import Assembly
@@ -31,7 +32,6 @@ from everywire.handlers.reaching import Reaching
 from everywire.handlers.registrar import Registrar
 from everywire.hub.hub import Hub
 from everywire.sessions.shared import Shared
-from everywire.transports.publish import make_draft
 from everywire.transports.target import check_event, check_tags
 
 __all__ = ["Everywire", "Published", "publish"]

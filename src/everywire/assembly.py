@@ -139,7 +139,7 @@ class Assembly:
             hub,
             authority,
             self.hooks,
-            Publishing(hub, authority, quotas, self.hooks),
+            Publishing(hub, authority, quotas, self.hooks, self.limits),
             quotas,
             Presence(hub, self.hooks),
             Registry(hub, forget=authority.forget),
@@ -153,6 +153,7 @@ class Assembly:
         if shared is None:
             return
         await shared.tasks.close()
+        await shared.publishing.close()
         await shared.presence.close()
         await shared.registry.close()
         await shared.authority.close()

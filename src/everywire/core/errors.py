@@ -10,7 +10,9 @@
     │   ├── InvalidToken      … with a token that proves nothing (expired ones have code 109 instead)
     │   ├── Forbidden         … that its identity may not have (names the channel)
     │   ├── TooLarge          … larger than a limit
-    │   └── KeyReused         … with an idempotency key of another body
+    │   ├── KeyReused         … with an idempotency key of another body
+    │   ├── TooManyRequests   … faster than it may
+    │   └── LimitExceeded     … more of something than it may
     ├── BrokerError           the log store cannot serve now
     │   └── BrokerBusy        too many unfinished appends
     └── SettingsError         the operator's settings are wrong
@@ -34,9 +36,11 @@ __all__ = [
     "Forbidden",
     "InvalidToken",
     "KeyReused",
+    "LimitExceeded",
     "RequestError",
     "SettingsError",
     "TooLarge",
+    "TooManyRequests",
 ]
 
 
@@ -97,6 +101,24 @@ class KeyReused(RequestError):
     """The idempotency key was used before, with another body."""
 
     code = codes.KEY_REUSED
+
+
+class TooManyRequests(RequestError):
+    """A client is too fast: ``retry_s`` says when it may go on. ``is_sustained`` when it was told so again
+    and again, and its connection may be closed."""
+
+    code = codes.TOO_MANY_REQUESTS
+
+    def __init__(self, sentence: str, retry_s: float, is_sustained: bool = False) -> None:
+        super().__init__(sentence)
+        self.retry_s = retry_s
+        self.is_sustained = is_sustained
+
+
+class LimitExceeded(RequestError):
+    """There are too many of something, such as connections of one user."""
+
+    code = codes.LIMIT_EXCEEDED
 
 
 class BrokerError(EverywireError):

@@ -84,6 +84,12 @@ class Limits:
     """Questions to the application and to the store that are not answered yet; then 503."""
     hook_timeout_s: float = 10.0
     """For one answer of the application."""
+    judging_timeout_s: float = 25.0
+    """For all that must be asked before a request may pass; then 503."""
+    answer_timeout_s: float = 15.0
+    """For an answer that the store has to be asked for; then 503."""
+    tickets_per_minute: int = 60
+    """Tickets that one user may ask one process for; more are answered 429."""
     max_revocations: int = 100_000
     """Blocked users and revoked tokens that this process remembers; the store remembers all."""
     max_revocation_s: float = 10 * 365 * 86_400.0
@@ -96,6 +102,30 @@ class Limits:
     """How old fetched keys may grow before they are fetched again."""
     jwks_interval_s: float = 10.0
     """Between two fetches, however many tokens name a key that is not known."""
+
+    # -- how many and how fast one may --------------------------------------------
+    # None of these count in development mode, nor for whoever has an API key.
+    max_connections_per_address: int = 1_000
+    """Long-lived connections of one address (of an IPv6 network of 64 bits); more are refused. Addresses
+    of this machine, which stand for a proxy that is not trusted, are not counted."""
+    max_connections_per_user: int = 100
+    """Long-lived connections of one user on this node."""
+    publish_rate_per_connection: float = 50.0
+    """Publications a second from one connection (one address, for a POST); faster ones are refused (429)."""
+    publish_burst_per_connection: int = 100
+    """Publications that may come at once, after a pause."""
+    publish_rate_per_user: float = 100.0
+    """Publications a second of one user over all connections to this node."""
+    publish_burst_per_user: int = 200
+    publish_rate_per_channel: float = 1_000.0
+    """Publications a second of clients to one channel through this node."""
+    publish_burst_per_channel: int = 2_000
+    max_refusals: int = 200
+    """Publications in a row that were refused for being too fast; then the connection is closed (3013)."""
+    max_quota_keys: int = 100_000
+    """Connections, users and channels whose rates are remembered, each."""
+    max_publishing: int = 256
+    """Publications of one client that wait for the application's publish hook; then its input is paused."""
 
     # -- memory ---------------------------------------------------------------
     log_budget_bytes: int = 128 * 1024 * 1024

@@ -6,23 +6,22 @@ which is parsed once to know that it is; any other type makes it bytes of that t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from hashlib import blake2b
 from typing import Final
 
 from everywire.access.identity import Identity
+from everywire.access.publishing import make_draft
 from everywire.brokers.base import Appended
-from everywire.codecs.json_text import check_json, dump
-from everywire.core.errors import BadRequest, EverywireError, TooLarge
+from everywire.codecs.json_text import dump
+from everywire.core.errors import BadRequest, EverywireError
 from everywire.core.limits import Limits
 from everywire.core.position import Place, encode_position
-from everywire.core.publication import JSON, Draft
+from everywire.core.publication import JSON
 from everywire.transports.exchange import Exchange
 from everywire.transports.service import Service, WholeAnswer, json_headers, refuse
 from everywire.transports.target import PublishQuery
 
-__all__ = ["make_draft", "serve_publish"]
+__all__ = ["serve_publish"]
 
 _FORM: Final = "application/x-www-form-urlencoded"
 _MAX_TYPE_CHARACTERS: Final = 255
@@ -77,36 +76,6 @@ def _answer(
         "subscribers": service.hub.subscribers(channel),
     }
     exchange.respond(200 if appended.replayed else 201, json_headers(cors), dump(body))
-
-
-def make_draft(
-    channel: str,
-    data: bytes,
-    limits: Limits,
-    *,
-    content_type: str = JSON,
-    event: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    key: str | None = None,
-) -> Draft:
-    """Check data and make a draft of it; raise `BadRequest` or `TooLarge`."""
-    if len(data) > limits.max_body_bytes:
-        raise TooLarge(f"a publication is at most {limits.max_body_bytes} bytes")
-    if content_type == JSON:
-        try:
-            check_json(data)
-        except ValueError as error:
-            raise BadRequest(
-                f"the data is not JSON ({str(error)[:100]}); for other data name its Content-Type"
-            ) from None
-    fingerprint = b""
-    if key is not None:
-        digest = blake2b(digest_size=16)
-        for part in (content_type, event or "", dump(tags or {}).decode()):
-            digest.update(part.encode() + b"\0")
-        digest.update(data)
-        fingerprint = digest.digest()
-    return Draft(channel, data, content_type, event, tags, None, key, fingerprint)
 
 
 def _content_type(header: str | None) -> str:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from everywire.access.identity import Action, Identity
+from everywire.access.publishing import make_draft
 from everywire.brokers.base import Appended
 from everywire.codecs.json_text import check_json, dump, members
 from everywire.core import codes
@@ -26,7 +27,6 @@ from everywire.hub.reader import Reader
 from everywire.hub.recovery import LATEST, Start
 from everywire.transports.encoders import ENVELOPE, RAW, opening
 from everywire.transports.exchange import Exchange, MessageChannel
-from everywire.transports.publish import make_draft
 from everywire.transports.service import Service
 from everywire.transports.target import check_event, check_tags
 
