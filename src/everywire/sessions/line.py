@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from everywire.access.hooks import Caller
 from everywire.access.identity import NOBODY, AuthRequest, Identity
 from everywire.access.quotas import Admission
 from everywire.codecs.centrifuge.messages import ClientInfo, Command, Empty, Push, Reply, Unsubscribe
@@ -43,7 +42,7 @@ _JOINED_REPLIES: Final = 16
 """Replies in one write, as the reference server has it."""
 
 
-class Line(Caller):
+class Line:
     """The state of one session, and the way to its client."""
 
     __slots__ = (
