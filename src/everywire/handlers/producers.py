@@ -155,8 +155,9 @@ class Producers:
         return None
 
     def _drop(self, run: LocalRun) -> None:
-        del self._runs[run.channel]
-        self._kept_bytes -= run.cost_bytes
+        if self._runs.get(run.channel) is run:
+            del self._runs[run.channel]
+            self._kept_bytes -= run.cost_bytes
 
     async def _claim(self, channel: str, source: Any, restart: bool, grace_s: float) -> Run:
         hub = self._started()
@@ -261,7 +262,9 @@ class Producers:
         standing = None if found is None else _decode(found)
         if standing is not None and standing.id != run.id:
             # This node was not heard of for so long that another one has begun.
-            run.stop(End("failed", EverywireError("another server makes this now", code=codes.BUSY)))
+            _log.warning("another node makes the run of channel %s now", run.channel)
+            run.stop(End("failed", is_told=False))
+            self._drop(run)
         elif run.status == "running":
             if found is not None:
                 await store.put(key, value, ttl_s)

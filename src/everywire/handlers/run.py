@@ -142,11 +142,12 @@ class LocalRun:
         task = asyncio.current_task()
         while task is not None and task.uncancel():
             pass  # whoever cancelled the producer is told by its end
-        try:
-            await self._writer.end(end)
-        except EverywireError as error:
-            _log.error("the end of a run in channel %s could not be told: %s", self.channel, error)
-        await ended(self, end.status)
+        if end.is_told:
+            try:
+                await self._writer.end(end)
+            except EverywireError as error:
+                _log.error("the end of a run in channel %s could not be told: %s", self.channel, error)
+            await ended(self, end.status)
         self._end = end
         self.ended_s = asyncio.get_running_loop().time()
         self._ended.set()

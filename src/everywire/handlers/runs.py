@@ -68,6 +68,8 @@ class End(NamedTuple):
     status: Status
     error: EverywireError | None = None
     reason: str = ""
+    is_told: bool = True
+    """Whether readers are told; not when the channel is another run's by now."""
 
     def data(self, count: int) -> bytes:
         """Return the data of the mark, of a run that has published so many items."""
