@@ -22,7 +22,8 @@ class Buckets:
 
     def __init__(self, per_s: float, burst: int, max_keys: int) -> None:
         self._interval_s = 1 / per_s
-        self._slack_s = (max(burst, 1) - 1) / per_s
+        # A billionth of a token makes up for rounding.
+        self._slack_s = (max(burst, 1) - 1 + 1e-9) / per_s
         self._max_keys = max_keys
         self._full_at: dict[Hashable, float] = {}
 
