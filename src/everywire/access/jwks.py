@@ -116,8 +116,7 @@ class Jwks:
             async with asyncio.timeout(self._limits.jwks_timeout_s):
                 keys = self._read(await self._get())
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RecursionError) as error:
-            why = f"{type(error).__name__}: {error}"
-            _log.warning("the keys of tokens at %s could not be fetched: %s", self._host, why)
+            _log.warning("the keys of tokens at %s could not be fetched: %.300r", self._host, error)
         else:
             gone = {key.kid for key in self._keys}
             self._keys = keys

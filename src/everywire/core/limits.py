@@ -76,9 +76,9 @@ class Limits:
     """A ticket's life; it is used once."""
     judgement_ttl_s: float = 30.0
     """How long it is remembered who somebody is, and what was decided that they may do."""
-    max_judgements: int = 50_000
+    max_judgements: int = 20_000
     """Credentials that are remembered."""
-    max_decisions: int = 200_000
+    max_decisions: int = 100_000
     """Decisions of the application that are remembered."""
     max_judging: int = 10_000
     """Questions to the application and to the store that are not answered yet; then 503."""
