@@ -58,7 +58,9 @@ export class Ending {
   }
 
   /** The server closed a WebSocket, or sent the push `disconnect`. */
-  static ofClose(code, reason, retryAfterMs) {
+  static ofClose(code, reason) {
+    const hint = /come back in (\d+) ms/.exec(reason ?? "");
+    const retryAfterMs = hint ? Number(hint[1]) : undefined;
     const said = `the server ended it: ${code}${reason ? ` ${reason}` : ""}`;
     if (isTerminal(code)) return new Ending("refused", said, { code, isServers: true });
     if ([SERVICE_RESTART, TRY_AGAIN_LATER, SHUTDOWN, SLOW_DOWN].includes(code)) {

@@ -18,6 +18,11 @@ export class Link {
   /** Whether a ping may go along with `connect`; else it needs what the reply brings. */
   static takesPingAtOnce = true;
 
+  /** Whether the connect command, and with it the credential, would stand in a URL. */
+  static isCredentialInUrl() {
+    return false;
+  }
+
   sink = null;
   #isOver = false;
   /** How far it came, in words; for the reasons in `wire.attempts`. */

@@ -153,7 +153,7 @@ export class LongPollLink extends Link {
 
   /** The connect command that begins every request. */
   async #reconnect() {
-    const token = await this.#site.credential.forConnect(this.transport);
+    const token = await this.#site.credential.forConnect();
     const request = { ...this.#connect, subs: this.#following.positions() };
     if (token) request.token = token;
     if (this.#session) request.session = this.#session;

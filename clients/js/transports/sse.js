@@ -18,6 +18,10 @@ export class SseLink extends EmulatedLink {
     return site.canStream || typeof site.EventSource === "function";
   }
 
+  static isCredentialInUrl(site) {
+    return !site.canStream;
+  }
+
   open(commands) {
     if (this.site.canStream) this.follow(PATH, "text/event-stream", commands, new Events());
     else this.#listen(commands);

@@ -1,0 +1,38 @@
+// Where the server is and by what it is reached: what all links of a client share.
+
+import { CLIENT } from "./codes.js";
+import { Credential } from "./credential.js";
+import { EverywireError } from "./errors.js";
+import { Memory, ownStorage } from "./memory.js";
+import { LINKS } from "./transports/index.js";
+
+export class Site {
+  constructor(url, options) {
+    this.base = baseOf(url);
+    this.fetch = options.fetch ?? globalThis.fetch?.bind(globalThis);
+    this.WebSocket = options.WebSocket ?? globalThis.WebSocket;
+    this.EventSource = options.EventSource ?? globalThis.EventSource;
+    this.headers = options.headers ?? {};
+    this.credentials = options.credentials ?? "same-origin";
+    this.credential = new Credential(options);
+    this.memory = new Memory(options.storage === undefined ? ownStorage() : options.storage, this.base);
+    this.links = options.links ?? LINKS;
+    if (typeof this.fetch !== "function") throw new EverywireError(CLIENT.BAD_CALL, "there is no fetch here");
+  }
+
+  /** Whether answers can be read while they come. */
+  get canStream() {
+    return typeof TextDecoderStream === "function" && "body" in (globalThis.Response?.prototype ?? {});
+  }
+
+  url(path) {
+    return this.base + path;
+  }
+}
+
+function baseOf(url) {
+  const found = new URL(url ?? globalThis.location?.origin ?? "", globalThis.location?.href);
+  found.protocol = found.protocol.replace(/^ws/, "http");
+  found.search = found.hash = "";
+  return found.href.replace(/\/+$/, "");
+}
