@@ -22,7 +22,7 @@ from msgspec import Raw
 from everywire.brokers.base import Lease
 from everywire.core.errors import BrokerBusy, EverywireError
 from everywire.hub.hub import Hub
-from everywire.sessions.membership import PRESENCE, Changes, Membership, encode_changes
+from everywire.sessions.membership import PRESENCE, VERSION, Changes, Membership, encode_changes
 
 __all__ = ["Leasing"]
 
@@ -58,7 +58,7 @@ class Leasing:
         self._writing: Moves = {}
         self._drops = 0
         self._renewals: OrderedDict[Membership, float] = OrderedDict()
-        self._updates: list[tuple[str, str, Raw | None]] = []
+        self._updates: list[tuple[str, str, Raw]] = []
         self._room = 0.0
         self._wake = asyncio.Event()
         self._retry_s = 0.0
@@ -120,7 +120,7 @@ class Leasing:
     def tell_update(self, channel: str, client: str, state: bytes | None) -> None:
         """Let the node that has a client give it another state; too many at once are left out."""
         if len(self._updates) < _MAX_BATCH:
-            self._updates.append((channel, client, None if state is None else Raw(state)))
+            self._updates.append((channel, client, Raw(b"null" if state is None else state)))
             self._wake.set()
 
     def unwritten(self, channel: str) -> dict[str, bytes | None]:
@@ -221,14 +221,14 @@ class Leasing:
 
     async def _tell(self, batch: Moves) -> None:
         updates, self._updates = self._updates, []
-        changes, size = Changes(update=updates), sum(len(state or b"") for _, _, state in updates)
+        changes, size = Changes(VERSION, update=updates), sum(len(state) for _, _, state in updates)
         for channel, _, move in _each(batch):
             if move.is_told:
                 (changes.entered if move.ttl_s else changes.gone).append((channel, Raw(move.value)))
                 size += len(move.value)
             if size >= _MAX_BATCH_BYTES:
                 await self._broadcast(changes)
-                changes, size = Changes(), 0
+                changes, size = Changes(VERSION), 0
         if changes.entered or changes.gone or changes.update:
             await self._broadcast(changes)
 

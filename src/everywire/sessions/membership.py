@@ -22,6 +22,7 @@ from everywire.core.wheel import Slot
 
 __all__ = [
     "PRESENCE",
+    "VERSION",
     "Changes",
     "Membership",
     "client_of",
@@ -57,15 +58,15 @@ class Membership:
 
 
 class Changes(Struct, omit_defaults=True):
-    """What nodes tell one another."""
+    """What nodes tell one another; ``v`` is `VERSION`."""
 
-    v: int = VERSION
+    v: int
     entered: list[tuple[str, Raw]] = []
     """Channel and info of who came, or has another state."""
     gone: list[tuple[str, Raw]] = []
     """Channel and info of who left."""
-    update: list[tuple[str, str, Raw | None]] = []
-    """Channel, client and new state: for the node that has the client."""
+    update: list[tuple[str, str, Raw]] = []
+    """Channel, client and new state (``null`` for none): for the node that has the client."""
 
 
 class _Version(Struct):
@@ -89,8 +90,15 @@ _decode_client = msgspec.json.Decoder(_Client).decode
 
 
 def encode_info(info: ClientInfo) -> bytes:
-    """Return a member's info as text."""
-    return _encode(info)
+    """Return a member's info as text; what the application says of it is left out if it is no JSON, which
+    would spoil what travels with it."""
+    value = _encode(info)
+    try:
+        _decode_client(value)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        _log.error("what is to be shown of client %s is no JSON text: %s", info.client, error)
+        value = _encode(ClientInfo(user=info.user, client=info.client))
+    return value
 
 
 def decode_info(value: bytes) -> ClientInfo:
@@ -121,7 +129,7 @@ def with_state(value: bytes, state: bytes | None) -> bytes:
     """Return a member's info with another ``chan_info``."""
     info = decode_info(value)
     chan_info: Raw | UnsetType = UNSET if state is None else Raw(state)
-    return _encode(
+    return encode_info(
         ClientInfo(user=info.user, client=info.client, conn_info=info.conn_info, chan_info=chan_info)
     )
 

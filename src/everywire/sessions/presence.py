@@ -29,6 +29,7 @@ from msgspec.structs import replace
 
 from everywire.access.hooks import Hooks
 from everywire.codecs.centrifuge.messages import ClientInfo
+from everywire.codecs.json_text import check_json
 from everywire.core.settings import ChannelSettings
 from everywire.hub.hub import Hub
 from everywire.sessions.leasing import Leasing
@@ -212,10 +213,12 @@ class Presence:
         """Give a member another state (JSON text; None for none), which is told as one more join.
 
         On whatever node its connection is open. What changes before it was written and told is told once.
-        A polling client's state comes with each of its polls instead.
+        A polling client's state comes with each of its polls instead. Raises ValueError for no JSON text.
         """
         place = self._places.get(channel)
         member = None if place is None else place.members.get(client)
+        if chan_info is not None:
+            check_json(chan_info)
         if member is None or not member.is_open:
             self._leasing.tell_update(channel, client, chan_info)
         else:
@@ -359,7 +362,7 @@ class Presence:
             place = self._places.get(channel)
             member = None if place is None else place.members.get(client)
             if member is not None and member.is_open:
-                self._update(member, None if state is None else bytes(state))
+                self._update(member, None if bytes(state) == b"null" else bytes(state))
 
     def _hear_gone(self, channel: str, value: bytes) -> None:
         place = self._places.get(channel)

@@ -195,17 +195,21 @@ class Rosters:
 
     def _tell_slice(self) -> None:
         self._is_scheduled = False
-        for _ in range(_MAX_SLICE):
-            while self._waiting and not self._waiting[0].listeners:
-                self._waiting.popleft()
-            if not self._waiting:
-                return
-            telling = self._waiting[0]
-            listener = telling.listeners.pop()
-            if listener in telling.roster.listeners:
-                self.told += 1
-                _tell_one(listener, telling)
-        self._schedule()
+        waiting = self._waiting
+        try:
+            for _ in range(_MAX_SLICE):
+                while waiting and not waiting[0].listeners:
+                    waiting.popleft()
+                if not waiting:
+                    break
+                telling = waiting[0]
+                listener = telling.listeners.pop()
+                if listener in telling.roster.listeners:
+                    self.told += 1
+                    _tell_one(listener, telling)
+        finally:
+            if waiting:
+                self._schedule()
 
 
 def _tell_one(listener: JoinLeaveListener, telling: Telling) -> None:

@@ -10,6 +10,7 @@ writes or sends arrives any more, and its leases run out.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
@@ -49,6 +50,7 @@ class SharedStore:
         self._max_delay_s = max_delay_s
         self._random = Random(seed)
         self._free_s: dict[tuple[str, str], float] = {}
+        self._under_way: dict[tuple[str, str], deque[tuple[str, bytes]]] = {}
         self.far.log.sink = self
 
     def node(self, name: str) -> NodeBroker:
@@ -70,8 +72,14 @@ class SharedStore:
             return
         now_s = scheduler.time()
         when_s = max(now_s + self._random.random() * self._max_delay_s, self._free_s.get((sender, to), 0.0))
-        self._free_s[sender, to] = when_s + 1e-6
-        scheduler.call_later(when_s - now_s, partial(self._arrive, to, topic, payload, sender))
+        self._free_s[sender, to] = when_s
+        # Timers of the same time may fire in any order, so it is the lane that knows what comes next.
+        lane = self._under_way.setdefault((sender, to), deque())
+        lane.append((topic, payload))
+        scheduler.call_later(when_s - now_s, partial(self._arrive_next, sender, to))
+
+    def _arrive_next(self, sender: str, to: str) -> None:
+        self._arrive(to, *self._under_way[sender, to].popleft(), sender)
 
     def _arrive(self, to: str, topic: str, payload: bytes, sender: str) -> None:
         node = self.nodes.get(to)
