@@ -17,7 +17,16 @@ from everywire.core.position import Position
 from everywire.core.publication import RESERVED_EVENTS
 from everywire.hub.recovery import EARLIEST, LATEST, UNREADABLE, Start
 
-__all__ = ["PREFIX", "TRANSPORTS", "PublishQuery", "ReadQuery", "channels_of", "publish_query", "read_query"]
+__all__ = [
+    "PREFIX",
+    "TRANSPORTS",
+    "PublishQuery",
+    "ReadQuery",
+    "channels_of",
+    "publish_query",
+    "read_query",
+    "wait_seconds",
+]
 
 PREFIX: Final = "/channels/"
 TRANSPORTS: Final = ("poll", "long-poll", "stream", "sse")
@@ -83,7 +92,7 @@ def read_query(query: str, limits: Limits, *, history: bool = False) -> ReadQuer
     if lenient:
         start = lenient_start(lenient)
     return ReadQuery(
-        transport, _wait(values.get("wait"), limits), start, _limit(values.get("limit"), limits)
+        transport, wait_seconds(values.get("wait"), limits), start, _limit(values.get("limit"), limits)
     )
 
 
@@ -139,7 +148,8 @@ def check_tags(tags: dict[str, str], limits: Limits) -> dict[str, str] | None:
     return tags or None
 
 
-def _wait(text: str | None, limits: Limits) -> float | None:
+def wait_seconds(text: str | None, limits: Limits) -> float | None:
+    """Return how long to hold a request, as ``wait=`` says; raise `BadRequest` when it is no number."""
     if text is None:
         return None
     # Digits and one point: float() alone would take "nan", "1e3" and "1_0".
