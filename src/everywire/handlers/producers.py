@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -68,6 +69,8 @@ class Producers:
         """What all of them cost their logs."""
         self._claims: dict[str, asyncio.Task[Run]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._beginning: set[str] = set()
+        """Channels that a reader has made begin, or looked at."""
         self._looked: OrderedDict[str, float] = OrderedDict()
 
     # -- life ---------------------------------------------------------------------
@@ -301,11 +304,13 @@ class Producers:
     def _read(self, channel: str, place: Place | None) -> None:
         """Hear that a channel is read."""
         function = self._patterns.find(channel)
-        if function is None or channel in self._claims or self._standing(channel) is not None:
+        if function is None or channel in self._beginning or self._standing(channel) is not None:
             return
-        if place is not None and not self._is_due(channel):
+        if channel in self._claims or (place is not None and not self._is_due(channel)):
             return
-        self._spawn(self._begin(channel, function, place), f"beginning of {channel}")
+        self._beginning.add(channel)
+        task = self._spawn(self._begin(channel, function, place), f"beginning of {channel}")
+        task.add_done_callback(lambda _: self._beginning.discard(channel))
 
     def _is_due(self, channel: str) -> bool:
         now_s = asyncio.get_running_loop().time()
@@ -338,20 +343,27 @@ class Producers:
 
     async def _bury(self, channel: str) -> None:
         """Tell the end of a run whose node died: nobody claims it, and its mark is missing."""
-        if await self._look(channel) is not None:
+        if await self._unfinished(channel) is None:
             return
-        log = self._started().broker.log
-        head = await self._head(channel)
-        page: Page = await called(partial(log.read, channel, head.last - 1, 1, 1))
-        if not page.publications or page.publications[-1].event == END:
+        hub = self._started()
+        record = msgspec.json.encode(Record(secrets.token_hex(8), hub.broker.node, "failed"))
+        if await hub.broker.store.put_once(_key(channel), record, self._limits.run_grace_s) is not None:
+            return  # it lives, or another node tells of its end
+        head = await self._unfinished(channel)
+        if head is None:
+            await hub.broker.store.take(_key(channel))
             return
         error = EverywireError("the server that made this is gone", code=codes.INTERNAL)
         data = End("failed", error).data(head.last - head.first + 1)
-        key = f"\0run\0buried\0{head.last}"  # of several that notice one tells
-        draft = Draft(channel, data, event=END, key=key, fingerprint=b"run")
-        results = await called(partial(log.append, (draft,)))
-        if isinstance(results[0], EverywireError):
-            raise results[0]
+        await called(partial(hub.publish, Draft(channel, data, event=END)))
+        window, grace_s = self._window(), self._limits.run_grace_s
+        await called(partial(hub.broker.log.keep, channel, window, grace_s))
+
+    async def _unfinished(self, channel: str) -> Head | None:
+        """Return where a channel stands that has items of a run, but no mark of its end."""
+        head = await self._head(channel)
+        page: Page = await called(partial(self._started().broker.log.read, channel, head.last - 1, 1, 1))
+        return head if page.publications and page.publications[-1].event != END else None
 
 
 def _key(channel: str) -> str:
