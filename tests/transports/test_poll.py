@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterable
 
 import httpx
+from typing import Any
+
 import pytest
 
 from everywire.access.identity import Action
@@ -271,9 +273,10 @@ async def test_history_is_the_window_whatever_is_accepted(site: Site) -> None:
 
 
 async def test_presence_says_how_many_read(site: Site) -> None:
-    assert (await site.http.get("/channels/a/presence")).json() == {"channel": "a", "subscribers": 0}
+    nobody: dict[str, Any] = {"channel": "a", "members": [], "clients": 0, "users": 0}
+    assert (await site.http.get("/channels/a/presence")).json() == {**nobody, "subscribers": 0}
     async with site.websocket("/channels/a"), site.websocket("/channels/a,b"):
-        assert (await site.http.get("/channels/a/presence")).json() == {"channel": "a", "subscribers": 2}
+        assert (await site.http.get("/channels/a/presence")).json() == {**nobody, "subscribers": 2}
         answer = (await site.http.get("/channels/a,b,c/presence")).json()
         assert {row["channel"]: row["subscribers"] for row in answer} == {"a": 2, "b": 1, "c": 0}
 

@@ -170,6 +170,7 @@ class SocketExchange:
         "_is_ended",
         "_max_bytes",
         "_pump",
+        "_waiting",
         "request",
         "subprotocol",
     )
@@ -183,17 +184,22 @@ class SocketExchange:
         self._max_bytes = max_bytes
         self._accepts_responses = accepts_responses
         self._driver: MessageDriver | None = None
+        self._waiting: Driver | None = None
         self._is_ended = False
 
     # -- what transports call (Exchange, MessageChannel) ---------------------------
 
     def attend(self, driver: Driver, transport: str) -> None:
-        """Do nothing: whoever upgrades is named then, and a refusal is whole."""
+        """Name who hears about this exchange before the handshake."""
+        self._waiting = driver
 
     def upgrade(
         self, driver: MessageDriver, transport: str, subprotocols: Sequence[str]
-    ) -> SocketExchange:
-        """Accept the WebSocket."""
+    ) -> SocketExchange | None:
+        """Accept the WebSocket; None when it has gone already."""
+        if self._is_ended:
+            return None
+        self._waiting = None
         self._driver = driver
         self._pump.attend(driver)
         offered = self.request.header(b"sec-websocket-protocol") or ""
@@ -283,13 +289,15 @@ class SocketExchange:
         if not self._is_ended:
             self._is_ended = True
             self._pump.stop()
-            if self._driver is not None:
-                self._driver.gone(reason)
+            driver = self._driver or self._waiting
+            if driver is not None:
+                driver.gone(reason)
 
     def drain(self, retry_ms: int) -> None:
         """Tell the driver that the server stops."""
-        if self._driver is not None and not self._is_ended:
-            self._driver.drain(retry_ms)
+        driver = self._driver or self._waiting
+        if driver is not None and not self._is_ended:
+            driver.drain(retry_ms)
 
 
 def _start(status: int, headers: Headers, kind: str = "http.response") -> Event:

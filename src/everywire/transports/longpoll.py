@@ -6,9 +6,10 @@ is written the same bytes. Deadlines are kept in the hub's wheel, not in timers 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from everywire.access.identity import Identity
 from everywire.core import codes
 from everywire.core.codes import Code
 from everywire.core.errors import EverywireError
@@ -19,6 +20,7 @@ from everywire.hub.reader import Reader
 from everywire.hub.recovery import LATEST
 from everywire.transports.encoders import PAGE
 from everywire.transports.service import Ask, json_headers, refuse
+from everywire.transports.stay import end_of_reading, show_life
 
 __all__ = ["DEFAULT_WAIT_S", "serve_long_poll"]
 
@@ -35,9 +37,12 @@ def serve_long_poll(ask: Ask) -> None:
     encoder = PAGE[ask.has_several]
     reader = hub.reader(ask.channels, encoder, waiting.framing, waiting, max_publications=query.limit)
     waiting.reader = reader
+    wait_s = DEFAULT_WAIT_S if query.wait_s is None else query.wait_s
+    identity = ask.identity
+    if identity.user:
+        wait_s = waiting.enter(wait_s)
     hub.open(reader, ask.start or LATEST)
     if not reader.is_closed:
-        wait_s = DEFAULT_WAIT_S if query.wait_s is None else query.wait_s
         deadlines = hub.deadlines
         # The wheel's own time is old by one tick at most.
         due_s = deadlines.now_s + deadlines.resolution_s + wait_s
@@ -45,10 +50,11 @@ def serve_long_poll(ask: Ask) -> None:
 
 
 class LongPoll:
-    """One waiting request: the exchange's driver and the hub's subscriber."""
+    """One waiting request: the exchange's driver, the hub's subscriber, and a visitor if it is somebody's."""
 
-    __slots__ = ("_ask", "deadline", "exchange", "framing", "position", "reader")
+    __slots__ = ("_ask", "_is_visitor", "deadline", "exchange", "framing", "position", "reader")
 
+    client = session_id = ""
     reader: Reader
 
     def __init__(self, ask: Ask) -> None:
@@ -57,6 +63,21 @@ class LongPoll:
         self.framing: Framing = ask.exchange.response_framing(200, json_headers(ask.cors))
         self.deadline: Slot | None = None
         self.position = ""
+        self._is_visitor = False
+
+    def enter(self, wait_s: float) -> float:
+        """Be found by the user, and present; return how long to wait at most.
+
+        It is answered when the credential runs out: the next request has to bring another one.
+        """
+        shared = self._ask.service.shared
+        identity = self._ask.identity
+        if identity.expires_s is not None:
+            wait_s = min(wait_s, max(0.0, identity.expires_s - shared.unix_s()))
+        self._is_visitor = True
+        shared.registry.enter(self)
+        show_life(shared, identity, self._ask.channels, wait_s)
+        return wait_s
 
     def send(self, framed: Any) -> int:
         """Give the answer; the host takes it whole."""
@@ -65,15 +86,18 @@ class LongPoll:
 
     def write(self, framed: Any, /) -> None:
         """Give the answer."""
-        self._disarm()
+        self._leave()
         self.exchange.note(self.reader.delivered)
         self.exchange.answer(framed)
 
-    def _disarm(self) -> None:
+    def _leave(self) -> None:
         deadline = self.deadline
         if deadline is not None:
             self.deadline = None
             self._ask.service.hub.deadlines.disarm(self, deadline)
+        if self._is_visitor:
+            self._is_visitor = False
+            self._ask.service.shared.registry.leave(self)
 
     def opened(self, position: str, new: Sequence[str]) -> None:
         """Remember where the reader stands; name channels that it did not know at once."""
@@ -106,7 +130,7 @@ class LongPoll:
 
     def ended(self, code: Code, gap: Gap | None) -> None:
         """Answer with the error that the log gave."""
-        self._disarm()
+        self._leave()
         refuse(self.exchange, EverywireError(code=code), self._ask.cors)
 
     def stalled(self) -> None:
@@ -117,7 +141,7 @@ class LongPoll:
 
     def gone(self, reason: str) -> None:
         """Stop waiting."""
-        self._disarm()
+        self._leave()
         self.reader.close()
 
     def drain(self, retry_ms: int) -> None:
@@ -126,9 +150,42 @@ class LongPoll:
             self.reader.close()
             self.ended(codes.BUSY, None)
             return
-        self._disarm()
+        self._leave()
         position = self._standing()
         self.reader.close()
         headers = (*json_headers(self._ask.cors), (b"retry-after", b"%d" % (retry_ms // 1000 + 1)))
         body = PAGE[self._ask.has_several].page((), position)
         self.exchange.respond(200, headers, body)
+
+    # -- what the registry asks and tells -------------------------------------------
+
+    @property
+    def identity(self) -> Identity:
+        """Who waits."""
+        return self._ask.identity
+
+    @property
+    def channels(self) -> Iterable[str]:
+        """The channels that are read."""
+        return self._ask.channels
+
+    @property
+    def transport(self) -> str:
+        """The wire's name."""
+        return self._ask.transport
+
+    @property
+    def peer(self) -> str:
+        """The client's address."""
+        return self._ask.peer
+
+    def disconnect(self, code: Code, reason: str = "") -> None:
+        """Answer with the error that the code is in HTTP."""
+        if not self.reader.is_closed:
+            self._leave()
+            self.reader.close()
+            refuse(self.exchange, EverywireError(reason, code=code), self._ask.cors)
+
+    def unsubscribe(self, channel: str, code: Code) -> None:
+        """Answer with an error: this reads all of its channels or none."""
+        self.disconnect(*end_of_reading(channel, code))

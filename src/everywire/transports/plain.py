@@ -7,40 +7,48 @@ go round a check.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from everywire.access.identity import Action, Identity
+from everywire.access.identity import NOBODY, Action, Identity
 from everywire.brokers.base import Head
-from everywire.codecs.json_text import dump
 from everywire.core import codes
 from everywire.core.errors import BadRequest, EverywireError, RequestError
 from everywire.hub.recovery import Start
 from everywire.transports.exchange import Exchange, Headers, Request
 from everywire.transports.gate import Cors, Refusal
+from everywire.transports.judging import Judging
 from everywire.transports.longpoll import serve_long_poll
+from everywire.transports.members import serve_presence
 from everywire.transports.poll import serve_page
 from everywire.transports.publish import serve_publish
-from everywire.transports.service import Ask, Service, WholeAnswer, identity_of, json_headers, refuse
+from everywire.transports.service import Ask, Service, WholeAnswer, auth_request, json_headers, refuse
 from everywire.transports.stream import serve_sse, serve_stream
 from everywire.transports.target import (
+    PublishQuery,
     ReadQuery,
     channels_of,
+    has_credential,
     lenient_start,
     publish_query,
     read_query,
 )
 from everywire.transports.websocket import serve_websocket
 
-__all__ = ["Plain", "streaming_transport"]
+__all__ = ["TRANSPORTS", "Plain", "streaming_transport"]
 
 _SERVE: Final[dict[str, Callable[[Ask], None]]] = {
     "poll": serve_page,
     "long-poll": serve_long_poll,
     "stream": serve_stream,
     "sse": serve_sse,
+    "websocket": serve_websocket,
+    "history": serve_page,
+    "presence": serve_presence,
 }
+TRANSPORTS: Final = (*_SERVE, "publish", "delete")
+"""All that is served under ``/channels/``, by the names that logs and metrics have for them."""
 _ALLOWED: Final = {
     "": b"GET, HEAD, POST, DELETE, OPTIONS",
     "history": b"GET, HEAD, OPTIONS",
@@ -55,7 +63,8 @@ class Asker(NamedTuple):
     """What the header fields of a request say, whatever it asks for."""
 
     cors: Cors
-    identity: Identity
+    identity: Identity | None
+    """Whom they prove, once it is known, and if nothing else counts."""
     transport: str | None
     """The streaming transport that Accept names."""
     start: Start | None
@@ -65,10 +74,12 @@ class Asker(NamedTuple):
 class Plain:
     """The handler of everything under ``/channels/``."""
 
-    __slots__ = ("_service", "_targets")
+    __slots__ = ("_authority", "_hooks", "_service", "_targets")
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._authority = service.authority
+        self._hooks = service.authority.hooks
         # A crowd that polls one position sends one target over and over: parse it once.
         self._targets: dict[tuple[str, str], tuple[tuple[str, ...], str, ReadQuery]] = {}
 
@@ -81,12 +92,7 @@ class Plain:
             if isinstance(admitted, Refusal):
                 refuse(exchange, EverywireError(admitted.sentence, code=admitted.code))
                 return
-            try:
-                asker = self._know(request, admitted)
-            except EverywireError as error:
-                refuse(exchange, error, admitted)
-                return
-            request.memo[self] = asker
+            asker = request.memo[self] = _know(request, admitted)
         try:
             if request.method == "GET" or request.method == "HEAD":
                 self._read(exchange, asker)
@@ -95,32 +101,7 @@ class Plain:
         except EverywireError as error:
             refuse(exchange, error, asker.cors)
 
-    def _know(self, request: Request, cors: Cors) -> Asker:
-        """Work out what the header fields say of whoever asks."""
-        accept = request.headers.get(b"accept")
-        resumed = request.headers.get(b"last-event-id")
-        return Asker(
-            cors,
-            identity_of(request, self._service.rules),
-            None if accept is None else streaming_transport(accept),
-            lenient_start(resumed.decode("latin-1")) if resumed else None,
-        )
-
-    def _change(self, exchange: Exchange, asker: Asker) -> None:
-        request = exchange.request
-        method = request.method
-        cors = asker.cors
-        channels, rest = channels_of(request.path, self._service.limits.max_channels_per_request)
-        if method == "OPTIONS":
-            exchange.attend(WholeAnswer(), "options")
-            preflight = self._service.gate.preflight(request)
-            exchange.respond(204, [(b"allow", _ALLOWED[rest]), *preflight])
-        elif method == "POST" and not rest and not request.is_upgrade:
-            self._publish(exchange, channels, asker)
-        elif method == "DELETE" and not rest:
-            self._delete(exchange, channels, asker)
-        else:
-            _refuse_method(exchange, rest, cors)
+    # -- reading ------------------------------------------------------------------
 
     def _target(self, request: Request) -> tuple[tuple[str, ...], str, ReadQuery]:
         key = (request.path, request.query)
@@ -128,52 +109,139 @@ class Plain:
         if target is None:
             limits = self._service.limits
             channels, rest = channels_of(request.path, limits.max_channels_per_request)
-            target = channels, rest, read_query(request.query, limits, history=bool(rest))
-            if len(request.path) + len(request.query) <= _MAX_REMEMBERED_CHARACTERS:
+            query = read_query(request.query, limits, rest)
+            target = channels, rest, query
+            # Credentials are not kept, and most of them would not come again anyway.
+            is_long = len(request.path) + len(request.query) > _MAX_REMEMBERED_CHARACTERS
+            if not query.has_credential and not is_long:
                 if len(self._targets) >= _REMEMBERED:
                     self._targets.clear()
                 self._targets[key] = target
         return target
 
     def _read(self, exchange: Exchange, asker: Asker) -> None:
-        service = self._service
-        request = exchange.request
-        channels, rest, query = self._target(request)
-        if rest == "presence":
-            service.rules.check(asker.identity, Action.PRESENCE, channels)
-            self._presence(exchange, channels, asker.cors)
+        channels, rest, query = self._target(exchange.request)
+        action = Action.PRESENCE if rest == "presence" else Action.READ
+        identity = asker.identity
+        if (
+            identity is not None
+            and not query.has_credential
+            and self._hooks.authorize is None
+            and (identity is NOBODY or self._authority.is_current(identity))
+        ):
+            # The rules answer within the call.
+            verdict: list[EverywireError | None] = []
+            self._authority.authorize(identity, action, channels, verdict.append)
+            if verdict[0] is not None:
+                raise verdict[0]
+            self._serve(exchange, asker, channels, rest, query, identity)
             return
-        service.rules.check(asker.identity, Action.READ, channels)
-        start = asker.start or query.start
-        if rest == "history" or request.method == "HEAD":
-            serve_page(Ask(service, exchange, channels, query, start, asker.cors, rest or "poll"))
-        elif query.transport is None and request.is_upgrade:
-            serve_websocket(service, exchange, channels, start, asker.identity)
+        transport = rest or self._transport(exchange.request, asker, query)
+        go_on = partial(self._serve, exchange, asker, channels, rest, query)
+        self._judge(exchange, asker, query.has_credential, transport, action, channels, go_on)
+
+    @staticmethod
+    def _transport(request: Request, asker: Asker, query: ReadQuery) -> str:
+        if request.method == "HEAD":
+            return "poll"
+        if query.transport is None and request.is_upgrade:
+            return "websocket"
+        return query.transport or asker.transport or ("long-poll" if query.wait_s else "poll")
+
+    def _serve(
+        self,
+        exchange: Exchange,
+        asker: Asker,
+        channels: tuple[str, ...],
+        rest: str,
+        query: ReadQuery,
+        identity: Identity,
+    ) -> None:
+        """Let the transport answer that was asked for: all that is checked for every one was."""
+        request = exchange.request
+        transport = rest or self._transport(request, asker, query)
+        start, cors = asker.start or query.start, asker.cors
+        service, peer = self._service, request.peer
+        _SERVE[transport](Ask(service, exchange, channels, query, start, cors, transport, identity, peer))
+
+    # -- changing -----------------------------------------------------------------
+
+    def _change(self, exchange: Exchange, asker: Asker) -> None:
+        request = exchange.request
+        method = request.method
+        service = self._service
+        channels, rest = channels_of(request.path, service.limits.max_channels_per_request)
+        if method == "OPTIONS":
+            exchange.attend(WholeAnswer(), "options")
+            exchange.respond(204, [(b"allow", _ALLOWED[rest]), *service.gate.preflight(request)])
+        elif method == "POST" and not rest and not request.is_upgrade:
+            if len(channels) > 1:
+                raise BadRequest("a POST publishes to one channel")
+            query = publish_query(request.query, service.limits)
+            publish = partial(self._publish, exchange, asker, channels[0], query)
+            self._judge(exchange, asker, query.has_credential, "publish", Action.PUBLISH, channels, publish)
+        elif method == "DELETE" and not rest:
+            if len(channels) > 1:
+                raise BadRequest("a DELETE empties one channel")
+            delete = partial(self._delete, exchange, asker, channels[0])
+            in_query = has_credential(request.query)
+            self._judge(exchange, asker, in_query, "delete", Action.DELETE, channels, delete)
         else:
-            transport = query.transport or asker.transport or ("long-poll" if query.wait_s else "poll")
-            _SERVE[transport](Ask(service, exchange, channels, query, start, asker.cors, transport))
+            _refuse_method(exchange, rest, asker.cors)
 
-    def _publish(self, exchange: Exchange, channels: tuple[str, ...], asker: Asker) -> None:
-        service = self._service
-        if len(channels) > 1:
-            raise BadRequest("a POST publishes to one channel")
-        query = publish_query(exchange.request.query, service.limits)
-        service.rules.check(asker.identity, Action.PUBLISH, channels)
-        serve_publish(service, exchange, channels[0], query, asker.identity, asker.cors)
+    def _publish(
+        self, exchange: Exchange, asker: Asker, channel: str, query: PublishQuery, identity: Identity
+    ) -> None:
+        serve_publish(self._service, exchange, channel, query, identity, asker.cors)
 
-    def _delete(self, exchange: Exchange, channels: tuple[str, ...], asker: Asker) -> None:
-        service = self._service
-        if len(channels) > 1:
-            raise BadRequest("a DELETE empties one channel")
-        service.rules.check(asker.identity, Action.DELETE, channels)
+    def _delete(self, exchange: Exchange, asker: Asker, channel: str, identity: Identity) -> None:
         exchange.attend(WholeAnswer(), "delete")
-        service.hub.broker.log.trim(channels[0], partial(_deleted, exchange, asker.cors))
+        self._service.hub.broker.log.trim(channel, partial(_deleted, exchange, asker.cors))
 
-    def _presence(self, exchange: Exchange, channels: tuple[str, ...], cors: Cors) -> None:
-        exchange.attend(WholeAnswer(), "presence")
-        hub = self._service.hub
-        found = [{"channel": channel, "subscribers": hub.subscribers(channel)} for channel in channels]
-        exchange.respond(200, json_headers(cors), dump(found[0] if len(found) == 1 else found))
+    # -- who asks, and whether they may ---------------------------------------------
+
+    def _judge(
+        self,
+        exchange: Exchange,
+        asker: Asker,
+        in_query: bool,
+        transport: str,
+        action: Action,
+        channels: Sequence[str],
+        go_on: Callable[[Identity], None],
+    ) -> None:
+        """Let the authority judge a request, and go on when it is known and allowed.
+
+        ``in_query`` says that the query holds a credential, which is this request's alone.
+        """
+        judging = Judging(self._service, exchange, asker.cors, transport, action, channels, go_on)
+        identity = asker.identity
+        if identity is not None and not in_query and self._authority.is_current(identity):
+            judging.authorize(identity)
+        else:
+            if not in_query:
+                judging.learn = partial(self._remember, exchange.request, asker)
+            judging.authenticate(auth_request(exchange.request, transport))
+
+    def _remember(self, request: Request, asker: Asker, identity: Identity) -> None:
+        """Keep whom the header fields prove, where it is they alone that prove it.
+
+        An application judges by more than header fields, and a ticket proves somebody once.
+        """
+        if self._hooks.authenticate is None and identity.kind != "ticket":
+            request.memo[self] = asker._replace(identity=identity)
+
+
+def _know(request: Request, cors: Cors) -> Asker:
+    """Work out what the header fields say of whoever asks; who it is is the authority's to say."""
+    accept = request.headers.get(b"accept")
+    resumed = request.headers.get(b"last-event-id")
+    return Asker(
+        cors,
+        None,
+        None if accept is None else streaming_transport(accept),
+        lenient_start(resumed.decode("latin-1")) if resumed else None,
+    )
 
 
 def _deleted(exchange: Exchange, cors: Cors, head: Head | EverywireError) -> None:

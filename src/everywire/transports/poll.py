@@ -22,6 +22,7 @@ from everywire.hub.interfaces import Item
 from everywire.hub.recovery import EARLIEST
 from everywire.transports.encoders import PAGE
 from everywire.transports.service import JSON_TYPE, NOSNIFF, VARY, Ask, WholeAnswer, json_headers, refuse
+from everywire.transports.stay import show_life
 
 __all__ = ["retry_after_s", "serve_page"]
 
@@ -33,7 +34,10 @@ _MAX_RETRY_S: Final = 30
 
 def serve_page(ask: Ask) -> None:
     """Answer one page."""
-    ask.exchange.attend(WholeAnswer(), ask.transport)
+    exchange = ask.exchange
+    exchange.attend(WholeAnswer(), ask.transport)
+    if ask.identity.user and ask.transport == "poll" and exchange.request.method == "GET":
+        show_life(ask.service.shared, ask.identity, ask.channels)
     ask.service.hub.fetch(ask.channels, ask.start or EARLIEST, ask.query.limit, partial(_finish, ask))
 
 
@@ -52,7 +56,7 @@ def _finish(ask: Ask, fetched: Fetched | EverywireError) -> None:
     is_final = is_final and not fetched.new and not any(isinstance(item.content, Gap) for item in items)
     headers = [*json_headers(cors), (b"etag", tag), *_standing(fetched)]
     headers.append((b"retry-after", b"%d" % (0 if fetched.has_more else retry_after_s(items))))
-    if is_final and all(ask.service.rules.is_public(Action.READ, channel) for channel in ask.channels):
+    if is_final and _is_public(ask):
         headers = [JSON_TYPE, _PUBLIC, VARY, NOSNIFF, *cors, *headers[len(json_headers(cors)) :]]
     wanted = exchange.request.header(b"if-none-match")
     if wanted is not None and _matches(wanted, tag.decode("ascii")):
@@ -60,6 +64,14 @@ def _finish(ask: Ask, fetched: Fetched | EverywireError) -> None:
         return
     exchange.note(sum(isinstance(item.content, Publication) for item in items))
     exchange.respond(200, headers, PAGE[ask.has_several].page(items, fetched.position, fetched.new))
+
+
+def _is_public(ask: Ask) -> bool:
+    """Say whether anyone may read the channels, whatever the application would say of this or that one."""
+    authority = ask.service.authority
+    return authority.hooks.authorize is None and all(
+        authority.rules.is_public(Action.READ, channel) for channel in ask.channels
+    )
 
 
 def _standing(fetched: Fetched) -> list[tuple[bytes, bytes]]:

@@ -7,7 +7,7 @@ which is parsed once to know that it is; any other type makes it bytes of that t
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from everywire.access.identity import Identity
 from everywire.access.publishing import make_draft
@@ -27,6 +27,15 @@ _FORM: Final = "application/x-www-form-urlencoded"
 _MAX_TYPE_CHARACTERS: Final = 255
 
 
+class Publisher(NamedTuple):
+    """Who sent a POST."""
+
+    identity: Identity
+    peer: str
+    client: str = ""
+    transport: str = "publish"
+
+
 def serve_publish(
     service: Service,
     exchange: Exchange,
@@ -37,6 +46,7 @@ def serve_publish(
 ) -> None:
     """Take the body and publish it: 201, 200 for a replay, 422 for a key of another body."""
     exchange.attend(WholeAnswer(), "publish")
+    publisher = Publisher(identity, exchange.request.peer)
     key = _idempotency_key(exchange, service.limits)
 
     def take(body: bytes) -> None:
@@ -54,7 +64,8 @@ def serve_publish(
         except EverywireError as error:
             refuse(exchange, error, cors)
             return
-        service.hub.publish(draft, partial(_answer, service, exchange, channel, cors))
+        answer = partial(_answer, service, exchange, channel, cors)
+        service.shared.publishing.publish(publisher, draft, answer)
 
     exchange.read_body(service.limits.max_body_bytes, take)
 

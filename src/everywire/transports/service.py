@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import ceil
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
-from everywire.access.authority import Authority
 from everywire.access.identity import NOBODY, AuthRequest, Identity
 from everywire.access.rules import Rules
 from everywire.codecs.json_text import dump
 from everywire.core import codes
-from everywire.core.errors import EverywireError
-from everywire.core.limits import Limits
-from everywire.hub.hub import Hub
+from everywire.core.buckets import Buckets
+from everywire.core.codes import Code
+from everywire.core.errors import EverywireError, TooManyRequests
 from everywire.hub.recovery import Start
 from everywire.sessions.shared import Shared
 from everywire.transports.exchange import Exchange, Headers, Request
@@ -31,6 +31,8 @@ __all__ = [
     "identity_of",
     "json_headers",
     "refuse",
+    "retry_s",
+    "status_of",
     "stream_headers",
 ]
 
@@ -42,20 +44,32 @@ NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _MAX_COOKIES: Final = 100
 _MAX_FIELDS: Final = 64
+_RETRY_S: Final = 5.0
+_END_STATUSES: Final = {
+    codes.INVALID_TOKEN.number: 401,
+    codes.CONNECTION_LIMIT.number: 429,
+    codes.CHANNEL_LIMIT.number: 429,
+    codes.SLOW_DOWN.number: 429,
+    codes.SERVER_ERROR.number: 500,
+}
 
 
 class Service:
-    """The parts that transports share: those of the sessions, and the gate."""
+    """What transports work with: the parts that all share, and the gate."""
 
-    __slots__ = ("authority", "gate", "hub", "limits", "rules", "shared")
+    __slots__ = ("authority", "gate", "hub", "limits", "rules", "shared", "tickets_asked")
 
     def __init__(self, shared: Shared, gate: Gate) -> None:
         self.shared = shared
         self.gate = gate
-        self.hub: Hub = shared.hub
-        self.authority: Authority = shared.authority
-        self.rules: Rules = shared.authority.rules
-        self.limits: Limits = shared.limits
+        # Looked up for every request.
+        self.hub = shared.hub
+        self.limits = shared.limits
+        self.authority = shared.authority
+        self.rules = shared.authority.rules
+        most = self.limits.tickets_per_minute
+        self.tickets_asked = Buckets(most / 60, most, self.limits.max_quota_keys)
+        """How fast each user asks for tickets."""
 
 
 class Ask(NamedTuple):
@@ -69,6 +83,8 @@ class Ask(NamedTuple):
     """Where to begin; None when no position was given, and the transport's own habit counts."""
     cors: Cors
     transport: str
+    identity: Identity
+    peer: str
 
     @property
     def has_several(self) -> bool:
@@ -204,12 +220,29 @@ def refuse(
 ) -> None:
     """Answer with an error: its status, and a JSON object that says code, name and what to do."""
     code = error.code
+    status = status_of(code)
     detail: dict[str, object] = {"code": code.number, "name": code.name, "message": error.sentence}
     if error.channel is not None:
         detail["channel"] = error.channel
     headers = [*json_headers(tuple(cors)), *extra]
-    if code is codes.UNAUTHORIZED:
+    if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    elif code.status in (429, 503):
-        headers.append((b"retry-after", b"5"))
-    exchange.respond(code.status or 500, headers, dump({"error": detail}))
+    elif status in (429, 503) and not any(name == b"retry-after" for name, _ in extra):
+        headers.append((b"retry-after", b"%d" % max(1, ceil(retry_s(error)))))
+    exchange.respond(status, headers, dump({"error": detail}))
+
+
+def status_of(code: Code) -> int:
+    """Return the HTTP status that tells a code, those included that end connections."""
+    if code.status:
+        return code.status
+    if code.number in _END_STATUSES:
+        return _END_STATUSES[code.number]
+    if 2000 <= code.number < 4000:
+        return 503 if code.reconnect else 403
+    return 500
+
+
+def retry_s(error: EverywireError) -> float:
+    """Return when to try again what was refused for now."""
+    return error.retry_s if isinstance(error, TooManyRequests) else _RETRY_S

@@ -23,9 +23,9 @@ __all__ = [
     "PublishQuery",
     "ReadQuery",
     "channels_of",
+    "has_credential",
     "publish_query",
     "read_query",
-    "wait_seconds",
 ]
 
 PREFIX: Final = "/channels/"
@@ -33,9 +33,14 @@ TRANSPORTS: Final = ("poll", "long-poll", "stream", "sse")
 """The values of ``?transport=``."""
 
 _WORDS: Final = {"earliest": EARLIEST, "latest": LATEST}
-_READ_NAMES: Final = ("transport", "wait", "after", "last_event_id", "limit")
-_HISTORY_NAMES: Final = ("after", "last_event_id", "limit")
-_PUBLISH_NAMES: Final = ("event", "tag")
+_CREDENTIAL_NAMES: Final = ("token", "ticket")
+_READ_NAMES: Final = {
+    "": ("transport", "wait", "after", "last_event_id", "limit", *_CREDENTIAL_NAMES),
+    "history": ("after", "last_event_id", "limit", *_CREDENTIAL_NAMES),
+    "presence": ("by", "limit", *_CREDENTIAL_NAMES),
+}
+"""What a GET may ask for, by what follows the channels in the path."""
+_PUBLISH_NAMES: Final = ("event", "tag", *_CREDENTIAL_NAMES)
 _MAX_FIELDS: Final = 64
 
 
@@ -46,6 +51,10 @@ class ReadQuery(NamedTuple):
     wait_s: float | None = None
     start: Start | None = None
     limit: int = 0
+    has_credential: bool = False
+    """Whether it holds a token or a ticket; it is then this request's alone."""
+    is_by_user: bool = False
+    """Whether members are to be told by user, not by client."""
 
 
 class PublishQuery(NamedTuple):
@@ -53,6 +62,7 @@ class PublishQuery(NamedTuple):
 
     event: str | None
     tags: dict[str, str] | None
+    has_credential: bool = False
 
 
 def channels_of(path: str, max_channels: int) -> tuple[tuple[str, ...], str]:
@@ -77,12 +87,18 @@ def _channels(names: str, max_channels: int) -> tuple[str, ...]:
     return tuple(sorted({check_name(part) for part in decoded}))
 
 
-def read_query(query: str, limits: Limits, *, history: bool = False) -> ReadQuery:
-    """Parse the query of a GET; raise `BadRequest` or `BadPosition`."""
-    values = _fields(query, _HISTORY_NAMES if history else _READ_NAMES)
+def read_query(query: str, limits: Limits, rest: str = "") -> ReadQuery:
+    """Parse the query of a GET; raise `BadRequest` or `BadPosition`.
+
+    ``rest`` is what follows the channels in the path: "", "history" or "presence".
+    """
+    values = _fields(query, _READ_NAMES[rest])
     transport = values.get("transport")
     if transport is not None and transport not in TRANSPORTS:
         raise BadRequest(f"transport is one of {', '.join(TRANSPORTS)}")
+    by = values.get("by")
+    if by not in (None, "client", "user"):
+        raise BadRequest("by is client or user")
     lenient = values.get("last_event_id")
     strict = values.get("after")
     start = None
@@ -91,9 +107,20 @@ def read_query(query: str, limits: Limits, *, history: bool = False) -> ReadQuer
         start = _WORDS.get(strict) or Start(Position.decode(strict))
     if lenient:
         start = lenient_start(lenient)
+    most = limits.max_presence_members if rest == "presence" else limits.max_page_publications
     return ReadQuery(
-        transport, wait_seconds(values.get("wait"), limits), start, _limit(values.get("limit"), limits)
+        transport,
+        _wait(values.get("wait"), limits),
+        start,
+        _limit(values.get("limit"), most),
+        "token" in values or "ticket" in values,
+        by == "user",
     )
+
+
+def has_credential(query: str) -> bool:
+    """Say whether the query of a DELETE holds a credential; raise `BadRequest` if it holds anything else."""
+    return bool(_fields(query, _CREDENTIAL_NAMES))
 
 
 def lenient_start(text: str) -> Start:
@@ -113,8 +140,11 @@ def publish_query(query: str, limits: Limits) -> PublishQuery:
         return PublishQuery(None, None)
     event: str | None = None
     tags: dict[str, str] = {}
+    is_credential_there = False
     for name, value in _pairs(query, _PUBLISH_NAMES):
-        if name == "event":
+        if name in _CREDENTIAL_NAMES:
+            is_credential_there = True
+        elif name == "event":
             if event is not None:
                 raise BadRequest("event was given twice")
             event = check_event(value, limits)
@@ -123,7 +153,7 @@ def publish_query(query: str, limits: Limits) -> PublishQuery:
             if not colon or not key:
                 raise BadRequest("a tag is key:value")
             tags[key] = content
-    return PublishQuery(event, check_tags(tags, limits))
+    return PublishQuery(event, check_tags(tags, limits), is_credential_there)
 
 
 def check_event(event: str, limits: Limits) -> str:
@@ -148,8 +178,7 @@ def check_tags(tags: dict[str, str], limits: Limits) -> dict[str, str] | None:
     return tags or None
 
 
-def wait_seconds(text: str | None, limits: Limits) -> float | None:
-    """Return how long to hold a request, as ``wait=`` says; raise `BadRequest` when it is no number."""
+def _wait(text: str | None, limits: Limits) -> float | None:
     if text is None:
         return None
     # Digits and one point: float() alone would take "nan", "1e3" and "1_0".
@@ -158,8 +187,7 @@ def wait_seconds(text: str | None, limits: Limits) -> float | None:
     return min(float(text), limits.max_wait_s)
 
 
-def _limit(text: str | None, limits: Limits) -> int:
-    most = limits.max_page_publications
+def _limit(text: str | None, most: int) -> int:
     if text is None:
         return most
     if not text.isascii() or not text.isdigit() or len(text) > 20 or not int(text):
