@@ -15,7 +15,10 @@ from typing import Any, Final, NamedTuple
 from everywire.access.hooks import Hooks
 from everywire.access.identity import Action
 from everywire.access.publishing import make_draft
+from everywire.access.rules import Rules
 from everywire.access.tokens import Tokens
+from everywire.access.webhooks import Webhooks, WebhookSettings
+from everywire.api.figures import webhook_figures
 from everywire.asgi.application import AsgiApplication
 from everywire.assembly import Assembly
 from everywire.brokers.base import Appended, Broker
@@ -88,7 +91,7 @@ class Everywire(Registrar, Reaching):
         cookie_name: the cookie that holds such a token; no cookie counts if empty.
         user_rules: as ``public``, for whoever is known; ``{user}`` in a pattern is the user's own id.
         hooks: what the application is asked and told, as a table; decorators fill it, too.
-        webhooks: another such table, asked where no function is registered.
+        webhooks: where an application is asked over HTTP, where no function is registered.
     """
 
     def __init__(
@@ -108,18 +111,19 @@ class Everywire(Registrar, Reaching):
         cookie_name: str = "",
         user_rules: Mapping[Action, Iterable[str]] | None = None,
         hooks: Hooks | None = None,
-        webhooks: Hooks | None = None,
+        webhooks: WebhookSettings | None = None,
     ) -> None:
         self.limits = limits or Limits()
-        super().__init__(self.limits, hooks, webhooks)
+        self.rules = Rules(dev=dev, api_keys=api_keys, public=public, user_rules=user_rules)
+        self._application_hooks = Webhooks(
+            webhooks or WebhookSettings(), self.rules, knows_tokens=tokens is not None
+        )
+        super().__init__(self.limits, hooks, self._application_hooks.hooks)
         self._assembly = assembly = Assembly(
             broker,
-            dev=dev,
+            self.rules,
             limits=self.limits,
             channels=channels,
-            api_keys=api_keys,
-            public=public,
-            user_rules=user_rules,
             allowed_origins=allowed_origins,
             allow_credentials=allow_credentials,
             allowed_hosts=allowed_hosts,
@@ -130,9 +134,9 @@ class Everywire(Registrar, Reaching):
         )
         self.settings = assembly.settings
         self.broker = assembly.broker
-        self.rules = assembly.rules
         self.gate = assembly.gate
         self.operations = assembly.operations
+        self.operations.figures.add(lambda: webhook_figures(self._application_hooks))
         self.handle: Final = assembly.handle
         self.asgi = AsgiApplication(self.handle, self, self.limits)
         self._outside: Outside | None = None
@@ -166,6 +170,7 @@ class Everywire(Registrar, Reaching):
             self._outside = None
         await self._close_handlers()
         await self._assembly.close()
+        await self._application_hooks.close()
 
     def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
         """Return what starts and stops this server with another application's life."""

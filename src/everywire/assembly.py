@@ -6,12 +6,11 @@ The only place that knows all parts. `everywire.application.Everywire` is its pu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from everywire.access.authority import Authority
 from everywire.access.hooks import Hooks
-from everywire.access.identity import Action
 from everywire.access.publishing import Publishing
 from everywire.access.quotas import Quotas
 from everywire.access.revocations import TOPIC as REVOCATIONS
@@ -19,7 +18,7 @@ from everywire.access.revocations import Revocations
 from everywire.access.rules import Rules
 from everywire.access.tickets import Tickets
 from everywire.access.tokens import Tokens
-from everywire.api.figures import hub_figures
+from everywire.api.figures import hub_figures, session_figures
 from everywire.api.operations import Operations
 from everywire.api.server_api import ServerApi
 from everywire.brokers.base import Broker, Health
@@ -56,13 +55,10 @@ class Assembly:
     def __init__(
         self,
         broker: Broker | None,
+        rules: Rules,
         *,
-        dev: bool = False,
         limits: Limits | None = None,
         channels: SettingsTable | None = None,
-        api_keys: Mapping[str, str] | None = None,
-        public: Mapping[Action, Iterable[str]] | None = None,
-        user_rules: Mapping[Action, Iterable[str]] | None = None,
         allowed_origins: Sequence[str] = (),
         allow_credentials: bool = False,
         allowed_hosts: Sequence[str] = (),
@@ -76,11 +72,12 @@ class Assembly:
         self.settings = channels or SettingsTable()
         self.budget = Budget(self.limits.log_budget_bytes)
         self.broker = broker or MemoryBroker(self.limits, self.settings, budget=self.budget)
-        self.rules = Rules(dev=dev, api_keys=api_keys, public=public, user_rules=user_rules)
+        self.rules = rules
         self.gate = Gate(allowed_origins, allow_credentials, allowed_hosts, is_loopback)
         self.hooks = hooks or Hooks()
         self.operations = Operations(self.rules, self._health)
         self.operations.figures.add(lambda: hub_figures(self.hub))
+        self.operations.figures.add(lambda: session_figures(self.shared))
         self._tokens = tokens
         self._cookie_name = cookie_name
         self._version = version

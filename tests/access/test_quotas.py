@@ -58,7 +58,7 @@ def test_connections_of_an_address_are_counted_and_given_back_once() -> None:
     quotas.admit(NOBODY, "192.0.2.1")
     with pytest.raises(LimitExceeded):
         quotas.admit(NOBODY, "192.0.2.1")
-    assert quotas.statistics()["quota_connections_refused"] == 2
+    assert quotas.refused_connections == 2
 
 
 def test_connections_of_a_user_are_counted_over_addresses() -> None:
@@ -162,7 +162,7 @@ def test_only_whoever_goes_on_and_on_may_be_closed() -> None:
     with pytest.raises(TooManyRequests) as caught:
         quotas.check_publish(client, "a")
     assert not caught.value.is_sustained, "it had slowed down"
-    assert quotas.statistics()["quota_publications_refused"] == 5
+    assert quotas.refused_publications == 5
 
 
 def test_what_is_remembered_is_bounded() -> None:

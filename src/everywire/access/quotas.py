@@ -8,7 +8,7 @@ closed. Operators and development mode have no quota.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import Final
 
@@ -137,14 +137,6 @@ class Quotas:
     def forget(self, caller: Caller) -> None:
         """Hear that a connection ended."""
         self._refusals.pop(caller.client or caller.peer, None)
-
-    def statistics(self) -> Mapping[str, int]:
-        """Return what there is, and what was refused so far."""
-        return {
-            "quota_connections_refused": self.refused_connections,
-            "quota_publications_refused": self.refused_publications,
-            "quota_addresses": len(self._of_address),
-        }
 
 
 @lru_cache(maxsize=4096)

@@ -13,9 +13,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from everywire.access.webhooks import Webhooks
 from everywire.hub.hub import Hub
+from everywire.sessions.shared import Shared
 
-__all__ = ["Figure", "Figures", "hub_figures"]
+__all__ = ["Figure", "Figures", "hub_figures", "session_figures", "webhook_figures"]
 
 
 class Figure(NamedTuple):
@@ -92,4 +94,57 @@ def hub_figures(hub: Hub) -> Iterator[Figure]:
         yield Figure(f"everywire_{name}", text, statistics[name])
     yield Figure(
         "everywire_log_trimmed_total", "Publications trimmed for the byte budget", statistics["log_trimmed"]
+    )
+
+
+def webhook_figures(webhooks: Webhooks) -> Iterator[Figure]:
+    """Tell how often the application was asked over HTTP."""
+    for kind, asked in webhooks.asked.items():
+        yield Figure(
+            "everywire_webhooks_asked_total", "Questions to the application over HTTP", asked, "kind", kind
+        )
+    yield Figure(
+        "everywire_webhooks_failed_total", "Questions to the application without an answer", webhooks.failed
+    )
+
+
+def session_figures(shared: Shared) -> Iterator[Figure]:
+    """Tell what there is of sessions, and what quotas refused."""
+    here = shared.registry.statistics()
+    for name, text in (
+        ("visitors", "Connections that can be reached: sessions, and readers of plain wires who are known"),
+        ("sessions", "Sessions"),
+        ("users", "Users with a connection here"),
+    ):
+        yield Figure(f"everywire_{name}", text, here[name])
+    for name, text in {
+        "connected": "Sessions that were connected",
+        "refused": "Connect commands that were refused",
+        "commands": "Commands of sessions",
+        "errors": "Commands of sessions that were answered with an error",
+        "subscribed": "Subscriptions of sessions",
+        "recovered": "Subscriptions that recovered from a position",
+        "unrecovered": "Subscriptions whose position was told to be gone",
+        "presence_dropped": "Joins and leaves told as one change to sessions that did not read",
+    }.items():
+        yield Figure(f"everywire_sessions_{name}_total", text, getattr(shared.counters, name))
+    presence = shared.presence.statistics()
+    for name, text in {
+        "presence_members": "Members of channels that this node keeps in them",
+        "presence_lease_writes_total": "Leases of members written",
+        "presence_lease_failures_total": "Leases of members that could not be written",
+        "presence_told_total": "Joins and leaves told to nodes",
+        "presence_left_out_total": "Joins and leaves told as one change, because there were too many",
+    }.items():
+        yield Figure(f"everywire_{name}", text, presence[name])
+    quotas = shared.quotas
+    yield Figure(
+        "everywire_quota_connections_refused_total",
+        "Connections refused because an address or a user had too many",
+        quotas.refused_connections,
+    )
+    yield Figure(
+        "everywire_quota_publications_refused_total",
+        "Publications refused because they came too fast",
+        quotas.refused_publications,
     )
