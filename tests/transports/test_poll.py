@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-
-import httpx
 from typing import Any
 
+import httpx
 import pytest
 
 from everywire.access.identity import Action

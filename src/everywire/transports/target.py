@@ -26,6 +26,7 @@ __all__ = [
     "has_credential",
     "publish_query",
     "read_query",
+    "wait_seconds",
 ]
 
 PREFIX: Final = "/channels/"
@@ -110,7 +111,7 @@ def read_query(query: str, limits: Limits, rest: str = "") -> ReadQuery:
     most = limits.max_presence_members if rest == "presence" else limits.max_page_publications
     return ReadQuery(
         transport,
-        _wait(values.get("wait"), limits),
+        wait_seconds(values.get("wait"), limits),
         start,
         _limit(values.get("limit"), most),
         "token" in values or "ticket" in values,
@@ -178,7 +179,8 @@ def check_tags(tags: dict[str, str], limits: Limits) -> dict[str, str] | None:
     return tags or None
 
 
-def _wait(text: str | None, limits: Limits) -> float | None:
+def wait_seconds(text: str | None, limits: Limits) -> float | None:
+    """Return how long to hold a request, as ``wait=`` says; raise `BadRequest` when it is no number."""
     if text is None:
         return None
     # Digits and one point: float() alone would take "nan", "1e3" and "1_0".
