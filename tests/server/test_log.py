@@ -107,6 +107,9 @@ def test_a_reader_that_is_gone_is_no_error() -> None:
         ("API-Key=s3cret;ticket=s3cret", "/p?API-Key=***;ticket=***"),
         ("x=1&password=a=b", "/p?x=1&password=***"),
         ("session_id=1&jwt=", "/p?session_id=***&jwt=***"),
+        ("cf_connect=%7B%22id%22%3A1%7D&wait=2", "/p?cf_connect=***&wait=2"),
+        ("a=1&ticket=t.s3cret&api_key=s3cret", "/p?a=1&ticket=***&api_key=***"),
+        ("%74oken=s3cret&cf%5Fconnect=s3cret&after=%2B", "/p?%74oken=***&cf%5Fconnect=***&after=%2B"),
     ],
 )
 def test_credentials_are_hidden(query: str, expected: str) -> None:
