@@ -3,9 +3,9 @@
 The numbers follow the Centrifuge client protocol, so that its client libraries
 understand them: 100 to 399 are errors that answer one request; 2000 to 2499 end a
 subscription for good, 2500 to 2999 one that may be made again; 3000 to 3499
-end a connection that may come back; 3500 to 3999 end it for good. The standard
-WebSocket codes (RFC 6455 §7.4.1) that Everywire itself decides to send stand
-here too. Documents and clients are checked against this table.
+end a connection that may come back; 3500 to 3999 end it for good. So do 4000 to 4499 and
+4500 to 4999, which are the application's own. The standard WebSocket codes (RFC 6455
+§7.4.1) that Everywire itself decides to send stand here too. Documents and clients are checked against this table.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Code(NamedTuple):
     def reconnect(self) -> bool:
         """Whether a peer whose connection or subscription ended with this code may come back."""
         number = self.number
-        return number in (1001, 1012, 1013) or 2500 <= number < 3500
+        return number in (1001, 1012, 1013) or 2500 <= number < 3500 or 4000 <= number < 4500
 
 
 INTERNAL: Final = Code(100, "internal", 500, "internal server error; try again later")

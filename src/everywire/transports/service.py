@@ -238,7 +238,7 @@ def status_of(code: Code) -> int:
         return code.status
     if code.number in _END_STATUSES:
         return _END_STATUSES[code.number]
-    if 2000 <= code.number < 4000:
+    if 2000 <= code.number < 5000:
         return 503 if code.reconnect else 403
     return 500
 
