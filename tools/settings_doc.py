@@ -28,6 +28,8 @@ SECTIONS: list[tuple[str, str, type]] = [
     ("[[listen]]", "listen[n].", settings.Listen),
     ("[rules]", "rules.", settings.Rules),
     ("[[rules.api_keys]]", "rules.api_keys[n].", settings.ApiKey),
+    ("[tokens]", "tokens.", settings.Tokens),
+    ("[webhooks]", "webhooks.", settings.Webhooks),
     ("[origins]", "origins.", settings.Origins),
     ("[hosts]", "hosts.", settings.Hosts),
     ("[websocket]", "websocket.", settings.WebSocket),
@@ -36,7 +38,9 @@ SECTIONS: list[tuple[str, str, type]] = [
     ("[channels.window]", "channels[n].window.", Window),
     ("[limits]", "limits.", Limits),
 ]
-SUBSECTIONS = {"listen", "limits", "channels", "rules", "origins", "hosts", "websocket", "log", "window"}
+SUBSECTIONS = {
+    "listen", "limits", "channels", "rules", "tokens", "webhooks", "origins", "hosts", "websocket", "log", "window"
+}  # fmt: skip
 
 
 def meanings(kind: type) -> dict[str, str]:

@@ -214,3 +214,45 @@ def test_dev_is_for_loopback_only(host: str, is_loopback: bool) -> None:
     else:
         with pytest.raises(SettingsError, match=r"^--host: expected a loopback address"):
             load_settings(flags=flags)
+
+
+SECRET = "a-secret-of-tokens-that-is-long-enough"
+
+
+def test_tokens_webhooks_and_rules_of_users_are_read(toml) -> None:
+    config = toml(
+        f'[tokens]\nsecret = "{SECRET}"\naudience = "site"\ncookie = "session"\nread_claim = "may_read"\n'
+        '[webhooks]\nconnect = "http://127.0.0.1:9/connect"\nheaders = ["Cookie"]\nsecret = "signs it"\n'
+        '[rules]\nuser_read = ["inbox:{user}", "chat:*"]\n'
+    )
+    settings = load_settings(config)
+    assert settings.user_patterns()[Action.READ] == ("inbox:{user}", "chat:*")
+    assert settings.tokens.verifier(settings.limits) is not None
+    asked = settings.webhooks.settings()
+    assert asked.urls == {"connect": "http://127.0.0.1:9/connect"} and asked.headers == ("cookie",)
+    assert Settings().tokens.verifier(Limits()) is None
+    assert Settings().webhooks.settings().urls == {}
+
+
+def test_no_secret_is_shown(toml) -> None:
+    settings = load_settings(
+        toml(f'[tokens]\nsecret = "{SECRET}"\n[webhooks]\nsecret = "signs-each-question"\n')
+    )
+    assert SECRET not in repr(settings) and "signs-each-question" not in repr(settings)
+    assert "signs-each-question" not in repr(settings.webhooks.settings())
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('[tokens]\nsecret = "short"', "tokens"),
+        ('[tokens]\npublic_keys = ["no key"]', "tokens"),
+        ('[tokens]\npublic_key_files = ["/nowhere/key.pem"]', "tokens.public_key_files"),
+        ('[tokens]\njwks_url = "ftp://example.com"', "tokens"),
+        ('[webhooks]\nsubscribe = "example.com/hook"', "webhooks.subscribe"),
+        ('[rules]\nuser_publish = ["chat:{user}*"]', "rules.user_publish"),
+    ],
+)
+def test_wrong_credentials_settings_are_told_by_their_key(toml, text: str, where: str) -> None:
+    sentence = refused(toml(text))
+    assert where in sentence and "short" not in sentence.replace("shorter", "")

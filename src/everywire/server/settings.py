@@ -19,9 +19,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from everywire.access import identity as policy
+from everywire.access import tokens
+from everywire.access.jwks import Jwks
+from everywire.access.rules import Rules as AccessRules
+from everywire.access.tokens import GRANT_CLAIMS
+from everywire.access.webhooks import KINDS, WebhookSettings
 from everywire.codecs.http.forwarded import UNIX
 from everywire.codecs.websocket import DeflateOptions
-from everywire.core.errors import BadChannelName
+from everywire.core.errors import BadChannelName, SettingsError
 from everywire.core.limits import Limits
 from everywire.core.names import matches
 from everywire.core.settings import ChannelSettings, SettingsTable
@@ -38,7 +43,9 @@ __all__ = [
     "Origins",
     "Rules",
     "Settings",
+    "Tokens",
     "WebSocket",
+    "Webhooks",
     "check",
 ]
 
@@ -97,6 +104,11 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Patterns of channels whose readers anyone may see."""
     delete: tuple[str, ...] = ()
     """Patterns of channels whose publications anyone may drop."""
+    user_read: tuple[str, ...] = ()
+    """The same for whoever is known; ``{user}`` in a pattern is the user's own id: ``inbox:{user}``."""
+    user_publish: tuple[str, ...] = ()
+    user_presence: tuple[str, ...] = ()
+    user_delete: tuple[str, ...] = ()
 
     def named_keys(self) -> dict[str, str]:
         """Return the API keys by name."""
@@ -105,6 +117,89 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         return f"Rules(api_keys={list(self.named_keys())}, read={self.read}, publish={self.publish})"
+
+
+class Tokens(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """JSON web tokens: how they are verified. See docs/access.md for what they say."""
+
+    secret: str = ""
+    """The shared secret of HS256, HS384 and HS512 tokens, at least 32 bytes."""
+    public_keys: tuple[str, ...] = ()
+    """Public keys or certificates (PEM texts) of RS, ES and EdDSA tokens."""
+    public_key_files: tuple[str, ...] = ()
+    """Paths of PEM files with such keys."""
+    jwks_url: str = ""
+    """Where more public keys are fetched."""
+    audience: str = ""
+    """What ``aud`` must say; unchecked when empty."""
+    issuer: str = ""
+    """What ``iss`` must say; unchecked when empty."""
+    cookie: str = ""
+    """The cookie that holds a connection token; no cookie counts when empty."""
+    read_claim: str = GRANT_CLAIMS[policy.Action.READ]
+    """The claim with patterns of channels that the token lets read; likewise the following."""
+    publish_claim: str = GRANT_CLAIMS[policy.Action.PUBLISH]
+    presence_claim: str = GRANT_CLAIMS[policy.Action.PRESENCE]
+    delete_claim: str = GRANT_CLAIMS[policy.Action.DELETE]
+
+    def __repr__(self) -> str:
+        return f"Tokens(audience={self.audience!r}, issuer={self.issuer!r}, jwks_url={self.jwks_url!r})"
+
+    def verifier(self, limits: Limits) -> tokens.Tokens | None:
+        """Make what verifies tokens, if there is any key; `SettingsError` for one that cannot be used."""
+        pems = [*self.public_keys, *(Path(path).read_text("utf-8") for path in self.public_key_files)]
+        if not (self.secret or pems or self.jwks_url):
+            return None
+        return tokens.Tokens(
+            secret=self.secret,
+            public_keys=pems,
+            jwks=Jwks(self.jwks_url, limits) if self.jwks_url else None,
+            audience=self.audience,
+            issuer=self.issuer,
+            grant_claims={action: getattr(self, f"{action.value}_claim") for action in policy.Action},
+            limits=limits,
+        )
+
+
+class Webhooks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An application that is asked over HTTP. What has no address is not asked. See docs/access.md."""
+
+    connect: str = ""
+    """Asked who somebody is, who brings no token."""
+    refresh: str = ""
+    """Asked whether a connection that came without a token may go on, when its time is over."""
+    subscribe: str = ""
+    """Asked whether somebody may read a channel, on every wire."""
+    publish: str = ""
+    """Asked about each publication of a client; it may change it."""
+    rpc: str = ""
+    """Answers calls."""
+    timeout_s: Seconds = WebhookSettings().timeout_s
+    """For one answer; what comes later is a no."""
+    max_asked: Annotated[int, Meta(ge=1)] = WebhookSettings().max_asked
+    """Questions under way at once; others wait."""
+    max_waiting: Annotated[int, Meta(ge=1)] = WebhookSettings().max_waiting
+    """Questions that wait; further ones are answered no."""
+    max_answer_bytes: Annotated[int, Meta(ge=1)] = WebhookSettings().max_answer_bytes
+    headers: tuple[str, ...] = WebhookSettings().headers
+    """Header fields of the client that are passed on."""
+    secret: str = ""
+    """Signs each question: ``X-Everywire-Signature: t=TIME,v1=HMAC-SHA256(TIME.BODY)``."""
+
+    def __repr__(self) -> str:
+        return f"Webhooks(connect={self.connect!r}, subscribe={self.subscribe!r}, publish={self.publish!r})"
+
+    def settings(self) -> WebhookSettings:
+        """Return what asks."""
+        return WebhookSettings(
+            urls={kind: url for kind in KINDS if (url := getattr(self, kind))},
+            timeout_s=self.timeout_s,
+            max_asked=self.max_asked,
+            max_waiting=self.max_waiting,
+            max_answer_bytes=self.max_answer_bytes,
+            headers=tuple(name.lower() for name in self.headers),
+            secret=self.secret,
+        )
 
 
 class Origins(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -165,6 +260,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     channels: tuple[ChannelRow, ...] = ()
     """The first row whose pattern fits a channel's name counts."""
     rules: Rules = Rules()
+    tokens: Tokens = Tokens()
+    webhooks: Webhooks = Webhooks()
     origins: Origins = Origins()
     hosts: Hosts = Hosts()
     trusted_proxies: tuple[str, ...] = ()
@@ -184,6 +281,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def public_patterns(self) -> dict[policy.Action, tuple[str, ...]]:
         """Return what is open to anyone, as the hub's rules want it."""
         return {action: getattr(self.rules, action.value) for action in policy.Action}
+
+    def user_patterns(self) -> dict[policy.Action, tuple[str, ...]]:
+        """Return what is open to whoever is known."""
+        return {action: getattr(self.rules, f"user_{action.value}") for action in policy.Action}
 
     def server_options(self, log_fd: int) -> ServerOptions:
         """Return what our own host wants to know."""
@@ -224,6 +325,8 @@ def check(settings: Settings) -> None:
         _check_numbers(("channels", at), row)
         _check_numbers(("channels", at, "window"), row.window)
     _check_rules(settings.rules)
+    _check_tokens(settings)
+    _check_webhooks(settings.webhooks)
     _check_origins(settings.origins)
     for at, network in enumerate(settings.trusted_proxies):
         try:
@@ -264,8 +367,32 @@ def _check_rules(rules: Rules) -> None:
     for action in policy.Action:
         for at, pattern in enumerate(getattr(rules, action.value)):
             _check_pattern(("rules", action.value, at), pattern)
+        key = f"user_{action.value}"
+        for at, pattern in enumerate(getattr(rules, key)):
+            try:
+                AccessRules(user_rules={action: (pattern,)})
+            except (BadChannelName, SettingsError) as error:
+                raise Mistake(("rules", key, at), error.sentence) from None
     if len(rules.named_keys()) < len(rules.api_keys):
         raise Mistake(("rules", "api_keys"), "expected another name for each key")
+
+
+def _check_tokens(settings: Settings) -> None:
+    for at, path in enumerate(settings.tokens.public_key_files):
+        if not Path(path).is_file():
+            where = ("tokens", "public_key_files", at)
+            raise Mistake(where, f"expected a PEM file, and {path!r} is not a file")
+    try:
+        settings.tokens.verifier(settings.limits)
+    except (SettingsError, OSError, UnicodeDecodeError) as error:
+        raise Mistake(("tokens",), str(error)) from None
+
+
+def _check_webhooks(webhooks: Webhooks) -> None:
+    for kind in KINDS:
+        url = urlsplit(getattr(webhooks, kind))
+        if url.geturl() and (url.scheme not in ("http", "https") or not url.hostname):
+            raise Mistake(("webhooks", kind), "expected an address that begins with http:// or https://")
 
 
 def _check_pattern(path: tuple[str | int, ...], pattern: str) -> None:
