@@ -29,7 +29,7 @@ _AS_END: Final[dict[int, Code]] = {
     codes.INTERNAL.number: codes.SERVER_ERROR,
     codes.TIMEOUT.number: codes.SERVER_ERROR,
     codes.BUSY.number: codes.SERVER_ERROR,
-    codes.LIMIT_EXCEEDED.number: codes.CHANNEL_LIMIT,
+    codes.LIMIT_EXCEEDED.number: codes.CONNECTION_LIMIT,
     codes.BAD_REQUEST.number: codes.BAD_PROTOCOL,
     codes.NOT_AVAILABLE.number: codes.NOT_OFFERED,
     codes.TOKEN_EXPIRED.number: codes.EXPIRED,

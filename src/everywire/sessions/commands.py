@@ -32,7 +32,7 @@ from everywire.codecs.centrifuge.messages import (
 )
 from everywire.codecs.json_text import check_json
 from everywire.core import codes
-from everywire.core.errors import BadRequest, EverywireError, RequestError
+from everywire.core.errors import BadRequest, EverywireError, RequestError, TooManyRequests
 from everywire.core.names import check_name
 from everywire.core.publication import JSON
 from everywire.sessions.answers import ENDS, field, field_bytes, refused
@@ -116,6 +116,8 @@ def publish(line: Line, command_id: int, request: PublishRequest) -> None:
         line.is_publishing_held = False
         if isinstance(appended, EverywireError):
             line.fail(command_id, refused(appended))
+            if isinstance(appended, TooManyRequests) and appended.is_sustained:
+                line.end(codes.SLOW_DOWN, appended.sentence)  # it was told to, again and again
         else:
             line.reply(Reply(id=command_id, publish=Empty()))
         line.finish(size)

@@ -27,7 +27,7 @@ from everywire.codecs.centrifuge.messages import (
     SubscribeResult,
 )
 from everywire.core import codes
-from everywire.core.errors import BadRequest, EverywireError, InvalidToken, RequestError
+from everywire.core.errors import BadRequest, EverywireError, InvalidToken, LimitExceeded, RequestError
 from everywire.core.names import is_name
 from everywire.core.position import Place
 from everywire.sessions.answers import as_end, field, field_bytes
@@ -82,6 +82,9 @@ def complete_request(carried: AuthRequest, request: ConnectRequest) -> AuthReque
         carried,
         headers=headers,
         token=request.token or carried.token,
+        # The command's own token counts before the URL's. Where the command itself stood in the URL, its
+        # carrier said so, and left no other token.
+        is_token_in_query=carried.is_token_in_query and not (request.token and carried.token),
         data=field_bytes(request.data),
         name=request.name,
         version=request.version,
@@ -341,7 +344,7 @@ class _Connecting:
         line.shared.counters.refused += 1
         line.is_failed = True
         line.backlog.clear()  # it came with the command that is refused
-        if isinstance(error, InvalidToken) or line.carrier.dialect.is_one_way:
+        if isinstance(error, InvalidToken | LimitExceeded) or line.carrier.dialect.is_one_way:
             line.end(as_end(error), error.sentence)
             return
         line.drop_all()

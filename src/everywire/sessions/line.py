@@ -446,6 +446,7 @@ class Line:
         if self.lanes is not None:
             self.lanes.close()
             self.lanes = None
+        shared.quotas.forget(self)
         self.on_idle = None
         self.backlog.clear()
         self._out = []

@@ -89,8 +89,8 @@ class Session(Line):
     def receive_bytes(self, data: bytes) -> None:
         """Take commands as the client wrote them, in the form of the carrier's dialect. What cannot be read,
         holds no command or too many ends the session (3501)."""
-        if self.is_ended:
-            return
+        if self.is_ended or (self.carrier.dialect.is_one_way and (self.is_connected or self.pending)):
+            return  # one-way carriers are heard once
         try:
             commands = self.carrier.dialect.commands(data, self.shared.limits.max_batch_commands)
             if not commands:
@@ -193,7 +193,7 @@ class Session(Line):
     def handle(self, command: Command) -> None:
         """Handle one command of a connected client."""
         if self.carrier.dialect.is_one_way:
-            return  # nothing is heard after connect
+            return
         try:
             self._handle(command)
         except InvalidToken as error:
