@@ -39,7 +39,8 @@ SECTIONS: list[tuple[str, str, type]] = [
     ("[limits]", "limits.", Limits),
 ]
 SUBSECTIONS = {
-    "listen", "limits", "channels", "rules", "tokens", "webhooks", "origins", "hosts", "websocket", "log", "window"
+    "listen", "limits", "channels", "rules", "tokens", "webhooks", "origins", "hosts", "websocket", "log",
+    "window",
 }  # fmt: skip
 
 
