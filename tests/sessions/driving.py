@@ -199,10 +199,9 @@ class World:
         """Let everything come to rest, and time pass in small steps."""
         end_s = self.clock.time() + seconds
         while True:
-            for _ in range(5):
+            for _ in range(30):
                 self.clock.run()
-                for _ in range(3):
-                    await asyncio.sleep(0)
+                await asyncio.sleep(0)
             left_s = end_s - self.clock.time()
             if left_s <= 0:
                 return
@@ -226,7 +225,9 @@ class World:
         self.clients.append(client)
         return client
 
-    async def connected(self, *, token: str = "", connect: dict[str, Any] | None = None, **more: Any) -> Client:
+    async def connected(
+        self, *, token: str = "", connect: dict[str, Any] | None = None, **more: Any
+    ) -> Client:
         """Return a client that is connected."""
         client = self.client(**more)
         client.send_commands({"id": 1, "connect": ({"token": token} if token else {}) | (connect or {})})
@@ -464,7 +465,8 @@ class Client:
             push = one.get("push", {})
             if push.get("channel") == channel and "pub" in push:
                 found.append(push["pub"]["data"])
-            results = [one.get("subscribe")] if self.asked.get(one.get("id", 0), ("", ""))[1] == channel else []
+            is_its = self.asked.get(one.get("id", 0), ("", ""))[1] == channel
+            results = [one.get("subscribe")] if is_its else []
             connected = one.get("connect") or push.get("connect") or {}
             results.append(connected.get("subs", {}).get(channel))
             for result in results:

@@ -232,7 +232,8 @@ class Line:
     def has_room(self, size: int = 0) -> bool:
         """Whether one more command may be under way."""
         limits = self.shared.limits
-        busy = self.pending + (self.lanes.busy if self.lanes is not None else 0)
+        # A call is counted by both, and a message by its lane alone.
+        busy = max(self.pending, 0 if self.lanes is None else self.lanes.busy)
         if not busy:
             return True
         return busy < limits.max_pending_commands and self.pending_bytes + size <= limits.max_pending_bytes
