@@ -122,7 +122,13 @@ class Site:
 async def serving(host: str, certificate: tuple[str, str], **options: Any) -> AsyncIterator[Site]:
     """Run a server of one host; options are those of `Everywire`, in development mode by default."""
     options = {"dev": True, "is_loopback": True, **options}
-    wire = Everywire(**options)
+    async with serving_wire(host, Everywire(**options), certificate) as site:
+        yield site
+
+
+@asynccontextmanager
+async def serving_wire(host: str, wire: Everywire, certificate: tuple[str, str]) -> AsyncIterator[Site]:
+    """Run a server of one host for an application that is there already."""
     async with AsyncExitStack() as stack:
         if host == "asgi":
             site = await stack.enter_async_context(_asgi(wire))
