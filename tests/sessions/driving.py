@@ -447,10 +447,13 @@ class Client:
     # -- as the test sees it --------------------------------------------------------------------
 
     def of(self, kind: str) -> list[Any]:
-        """Return the replies of one method, or the pushes of one kind, in order."""
-        pushes = [one.get("push", {}) if not self.dialect.is_one_way else one for one in self.told]
-        found = [one[kind] for one in self.told if kind in one and "push" not in one]
-        return found or [push[kind] for push in pushes if kind in push]
+        """Return the replies of one method, and the pushes of one kind, in order."""
+        found = []
+        for one in self.told:
+            message = one.get("push", one)
+            if kind in message:
+                found.append(message[kind])
+        return found
 
     def pushed(self, channel: str = "") -> list[dict[str, Any]]:
         pushes = [one["push"] for one in self.told if "push" in one]

@@ -511,7 +511,7 @@ async def test_who_cannot_be_held_up_is_bounded_in_bytes() -> None:
     limits = Limits(max_pending_bytes=1000)
     async with World(hooks=handlers.hooks, limits=limits) as world:
         client = await world.connected(can_pause=False)
-        for n in range(20):
+        for _ in range(20):
             client.send_commands({"send": {"data": "x" * 990}})
         assert client.end is not None and client.end[0] == 3013
 

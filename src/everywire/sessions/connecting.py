@@ -32,7 +32,7 @@ from everywire.core.names import is_name
 from everywire.core.position import Place
 from everywire.sessions.answers import as_end, field, field_bytes
 from everywire.sessions.asking import asked
-from everywire.sessions.expiry import plan_expiry, ttl_of
+from everywire.sessions.expiry import is_soon, plan_expiry, ttl_of
 from everywire.sessions.keepalive import keep_alive, ping_s
 from everywire.sessions.line import POLL, Line
 from everywire.sessions.passes import Pass
@@ -317,8 +317,7 @@ class _Connecting:
                 result.expires = True
                 result.ttl = ttl_of(line, expires_s)
         # Who was just told how little is left, or asks again with every poll, need not be told once more.
-        is_soon = expires_s is not None and expires_s - shared.unix_s() <= shared.limits.expiry_notice_s
-        line.is_forewarned = is_poll or (is_soon and result.expires)
+        line.is_forewarned = is_poll or (result.expires and is_soon(line))
         return result
 
     def _tell(self, result: ConnectResult) -> None:

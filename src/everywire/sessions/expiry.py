@@ -22,12 +22,18 @@ from everywire.core.errors import EverywireError
 from everywire.sessions.asking import asked
 from everywire.sessions.line import Line
 
-__all__ = ["check_expiry", "look_again", "plan_expiry", "take_identity", "ttl_of"]
+__all__ = ["check_expiry", "is_soon", "look_again", "plan_expiry", "take_identity", "ttl_of"]
 
 
 def ttl_of(line: Line, expires_s: float) -> int:
     """Return how many whole seconds are left; at least one, since none would mean nothing to clients."""
     return max(int(expires_s - line.shared.unix_s()), 1)
+
+
+def is_soon(line: Line) -> bool:
+    """Say whether the credential is about to run out."""
+    expires_s, shared = line.identity.expires_s, line.shared
+    return expires_s is not None and expires_s - shared.unix_s() <= shared.limits.expiry_notice_s
 
 
 def plan_expiry(line: Line) -> None:
@@ -114,7 +120,7 @@ def _ask_to_go_on(line: Line) -> None:
 def take_identity(line: Line, identity: Identity) -> None:
     """Go on as somebody who was proved anew; subscriptions stay where they are."""
     before, line.identity = line.identity, identity
-    line.is_forewarned = False
+    line.is_forewarned = is_soon(line)  # it is told now, and that is as good
     line.set_info()
     if line.is_entered:
         line.shared.registry.moved(line, before)
