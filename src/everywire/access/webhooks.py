@@ -54,7 +54,7 @@ class WebhookSettings:
     """An address for each of `KINDS` that is asked; what is missing is not."""
     timeout_s: float = 5.0
     """For one answer."""
-    max_asked: int = 256
+    max_asked: int = 64
     """Questions under way at once; further ones wait."""
     max_waiting: int = 10_000
     """Questions that wait; further ones are answered no."""
@@ -246,7 +246,7 @@ class Webhooks:
         headers["content-type"] = "application/json"
         self._waiting += 1
         try:
-            async with asyncio.timeout(settings.timeout_s), self._turns:
+            async with self._turns, asyncio.timeout(settings.timeout_s):
                 self.asked[kind] += 1
                 text = await self._post(settings.urls[kind], headers | self._signature(body), body)
         except TimeoutError:
