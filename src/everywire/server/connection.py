@@ -30,6 +30,7 @@ __all__ = ["BRIEF", "HttpConnection", "TlsConnection"]
 
 BRIEF: Final = frozenset(
     {"poll", "history", "presence", "publish", "delete", "options", "page", "operations"}
+    | {"emulation", "ticket", "api"}
 )
 """Transports whose answer is on its way: a peer that has closed its sending half still gets it."""
 

@@ -102,7 +102,7 @@ class PollCarrier:
         self.session: Session | None = None
         self.dialect = dialect
         self.exchange = asked.exchange
-        asked.exchange.attend(self, asked.transport)
+        asked.exchange.attend(self, "long-poll" if wait_s else "poll")
 
     def begin(self, auth: AuthRequest, commands: Sequence[Command]) -> None:
         """Begin the session, and hold the request for as long as it may take."""
