@@ -131,6 +131,8 @@ class Assembly:
             limits=self.limits,
             cookie_name=self._cookie_name,
         )
+        registry = Registry(hub, forget=authority.forget)
+        registry.follow(revocations)  # after the authority, which forgets what it knew
         quotas = Quotas(self.limits, hub.time, is_dev=self.rules.is_dev)
         return Shared(
             hub,
@@ -139,7 +141,7 @@ class Assembly:
             Publishing(hub, authority, quotas, self.hooks, self.limits),
             quotas,
             Presence(hub, self.hooks),
-            Registry(hub, forget=authority.forget),
+            registry,
             self.limits,
             version=self._version,
         )
