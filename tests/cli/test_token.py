@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,8 @@ from everywire.access.identity import Action, Identity
 from everywire.access.tokens import Tokens
 from everywire.cli import token
 from everywire.cli.main import main
+from everywire.core.limits import Limits
+from everywire.server.settings_sources import load_settings
 from tests.cli.commands import everywire
 
 SECRET = "a secret of the tests, which is long enough"
@@ -124,6 +127,26 @@ def test_without_a_secret_it_says_where_one_is_looked_for(
     monkeypatch.delenv("EVERYWIRE_TOKENS__SECRET", raising=False)
     assert main(["token", "--user", "ann"]) == 2
     assert "tokens.secret" in capsys.readouterr().err
+
+
+def test_the_settings_say_what_the_server_asks_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "everywire.toml"
+    config.write_text(
+        f'[tokens]\nsecret = "{SECRET}"\naudience = "us"\nissuer = "me"\nread_claim = "may_read"\n'
+    )
+    assert main(["token", "--config", str(config), "--user", "ann", "--read", "a"]) == 0
+    verifier = load_settings(str(config)).tokens.verifier(Limits())
+    assert verifier is not None
+    found = verifier.verify_nowait(capsys.readouterr().out.strip())
+    assert found is not None
+    assert found.grants == {Action.READ: ("a",)}
+    assert main(["token", "--config", str(config), "--audience", "them"]) == 2
+    assert "aud" in capsys.readouterr().err, "this server would refuse it"
+    monkeypatch.setenv("EVERYWIRE_TOKENS__SECRET", SECRET)
+    assert main(["token", "--user", "bob"]) == 0
+    assert identity(capsys.readouterr().out.strip()).user == "bob"
 
 
 async def test_as_a_process() -> None:

@@ -14,8 +14,9 @@ import time
 from typing import Any, Final
 
 from everywire.access.identity import Action
-from everywire.access.tokens import GRANT_CLAIMS, Tokens
 from everywire.core.errors import BadRequest, InvalidToken, SettingsError
+from everywire.core.limits import Limits
+from everywire.server.settings import Tokens as TokenSettings
 from everywire.server.settings_sources import load_settings
 
 __all__ = ["add_parser"]
@@ -58,8 +59,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             default=[],
             help=f"let the user {_MEANS[action]} channels of this pattern; repeatable",
         )
-    parser.add_argument("--audience", metavar="TEXT", help="the token's audience (aud)")
-    parser.add_argument("--issuer", metavar="TEXT", help="the token's issuer (iss)")
+    parser.add_argument("--audience", metavar="TEXT", help="aud, if another than the settings ask for")
+    parser.add_argument("--issuer", metavar="TEXT", help="iss, likewise")
     sources = parser.add_mutually_exclusive_group()
     sources.add_argument("--secret", metavar="TEXT", help="the shared secret, at least 32 bytes")
     sources.add_argument("--config", metavar="FILE", help="the server's TOML file with settings")
@@ -78,10 +79,10 @@ def run(args: argparse.Namespace) -> int:
     """Make the token and print it."""
     import jwt
 
-    secret, defaults = _settings(args)
-    claims = {**defaults, **_claims(args, time.time())}
-    tokens = Tokens(secret=secret)  # refuses a secret that is none, before anything is signed
-    text = jwt.encode(claims, secret, "HS256")
+    settings = _settings(args)
+    tokens = settings.verifier(Limits())  # refuses a secret that is none, before anything is signed
+    assert tokens is not None
+    text = jwt.encode(_claims(args, settings, time.time()), settings.secret, "HS256")
     try:
         if args.channel is None:
             tokens.verify_nowait(text)
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _claims(args: argparse.Namespace, now_s: float) -> dict[str, Any]:
+def _claims(args: argparse.Namespace, settings: TokenSettings, now_s: float) -> dict[str, Any]:
     claims: dict[str, Any] = {"sub": args.user, "iat": int(now_s), "jti": args.id or secrets.token_hex(8)}
     lasts_s = _duration_s(args.expires)
     if lasts_s is not None:
@@ -103,10 +104,13 @@ def _claims(args: argparse.Namespace, now_s: float) -> dict[str, Any]:
             claims["info"] = json.loads(args.info)
         except ValueError as error:
             raise BadRequest(f"--info: expected JSON ({error})") from None
-    for name in ("audience", "issuer"):
-        if getattr(args, name) is not None:
-            claims[name[:3]] = getattr(args, name)
-    grants = {GRANT_CLAIMS[action]: getattr(args, action.value) for action in _GRANTS}
+    for claim, said in (
+        ("aud", settings.audience if args.audience is None else args.audience),
+        ("iss", settings.issuer if args.issuer is None else args.issuer),
+    ):
+        if said:
+            claims[claim] = said
+    grants = {getattr(settings, f"{action.value}_claim"): getattr(args, action.value) for action in _GRANTS}
     opened = {name: patterns for name, patterns in grants.items() if patterns}
     if args.channel is None:
         if args.client is not None:
@@ -131,13 +135,11 @@ def _duration_s(text: str) -> float | None:
     return float(match[1]) * _UNITS_S[match[2]]
 
 
-def _settings(args: argparse.Namespace) -> tuple[str, dict[str, str]]:
-    """Return the secret, and the claims that the server of these settings asks for."""
+def _settings(args: argparse.Namespace) -> TokenSettings:
+    """Return what the server of these settings asks of tokens, and the secret that it shares."""
     if args.secret is not None:
-        return args.secret, {}
-    tokens = getattr(load_settings(args.config, os.environ, (), ()), "tokens", None)
-    secret = getattr(tokens, "secret", "")
-    if not secret:
+        return TokenSettings(secret=args.secret)
+    settings = load_settings(args.config, os.environ).tokens
+    if not settings.secret:
         raise SettingsError("there is no secret to sign with: set tokens.secret, or give --secret")
-    asked = {"aud": getattr(tokens, "audience", ""), "iss": getattr(tokens, "issuer", "")}
-    return secret, {name: value for name, value in asked.items() if value}
+    return settings
