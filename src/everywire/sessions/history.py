@@ -134,7 +134,8 @@ class _Reading:
                     epoch=self._head.epoch,
                     offset=self._head.last,
                 ),
-            )
+            ),
+            is_large=True,
         )
         line.finish()
 

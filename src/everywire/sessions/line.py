@@ -222,7 +222,7 @@ class Line:
 
     def lane_is_free(self) -> None:
         """Hear that the work of a handler is over."""
-        if not self.is_ended:
+        if self.backlog:
             self.go_on()
 
     def handle(self, command: Command) -> None:
@@ -244,20 +244,22 @@ class Line:
         """Write no reply before `flush`."""
         self.is_joining = True
 
-    def reply(self, reply: Reply, *, is_news: bool = True) -> None:
-        """Answer a command."""
+    def reply(self, reply: Reply, *, is_news: bool = True, is_large: bool = False) -> None:
+        """Answer a command. A large answer is written at once, and counted before the next is made."""
         if self.is_ended:
             return
         if is_news:
             self.has_news = True
         self._out.append(reply)
-        if not self.is_joining or len(self._out) >= _JOINED_REPLIES:
+        is_due = is_large or self.is_stalled or len(self._out) >= _JOINED_REPLIES
+        if is_due or not self.is_joining:
             self.write_replies()
 
     def reply_and_open(self, reply: Reply, subscription: Subscription, *, is_news: bool) -> None:
         """Answer a subscribe command, and read once the answer was written."""
         self._opening.append(subscription)
-        self.reply(reply, is_news=is_news)
+        is_large = reply.subscribe is not None and bool(reply.subscribe.publications)
+        self.reply(reply, is_news=is_news, is_large=is_large)
 
     def fail(self, command_id: int, error: EverywireError) -> None:
         """Answer a command with an error, or end the session when that is what the error says."""
