@@ -7,8 +7,8 @@ Time passes only by `Cluster.pass_time`; what awaits the store runs in the test'
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
 
 from msgspec import Raw
 
@@ -24,6 +24,8 @@ from everywire.sessions.presence import Presence
 from everywire.sessions.registry import Registry
 from everywire.testing.clock import ManualScheduler
 from everywire.testing.shared_broker import SharedStore
+
+T = TypeVar("T")
 
 
 class Listener:
@@ -106,13 +108,13 @@ class Cluster:
 
     async def __aenter__(self) -> Cluster:
         for node in self.nodes.values():
-            await node.start()
+            await self.wait(node.start())
         await self.settle()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for node in [*self.nodes.values(), *self.dead]:
-            await node.close()
+            await self.wait(node.close())
 
     async def settle(self) -> None:
         """Let everything happen that waits for no time."""
@@ -136,7 +138,15 @@ class Cluster:
 
     async def listed(self, name: str, channel: str = "room") -> set[str]:
         """Return the client ids that a node lists."""
-        return set((await self.nodes[name].presence.members(channel)).clients)
+        return set((await self.wait(self.nodes[name].presence.members(channel))).clients)
+
+    async def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Let time pass until something is done."""
+        task = asyncio.ensure_future(coroutine)
+        await self.settle()
+        while not task.done():
+            await self.pass_time(0.1)
+        return task.result()
 
 
 class Guest:

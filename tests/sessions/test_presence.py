@@ -69,7 +69,7 @@ async def test_who_comes_back_at_once_has_neither_left_nor_joined() -> None:
         await cluster.settle()
         a.leave("room", "c1")
         await cluster.pass_time(1)
-        assert await cluster.listed("a") == set()
+        assert await cluster.listed("b") == set()
         b.enter("room", "c1", info("c1", "ann"))  # on another node
         await cluster.pass_time(10)
         assert listener.told == [("joined", "c1")]
@@ -79,6 +79,21 @@ async def test_who_comes_back_at_once_has_neither_left_nor_joined() -> None:
         await cluster.pass_time(10)
         assert listener.told == [("joined", "c1"), ("joined", "c1")]
         assert listener.present["c1"] == info("c1", "ann", "changed")
+
+
+async def test_who_comes_back_after_a_list_was_given_out_is_told_of() -> None:
+    async with Cluster() as cluster:
+        listener = Listener()
+        presence = cluster["a"].presence
+        presence.listen("room", listener)
+        presence.enter("room", "c1", info("c1", "ann"))
+        await cluster.pass_time(1)
+        presence.leave("room", "c1")
+        await cluster.pass_time(1)
+        assert await cluster.listed("a") == set()  # whoever read this believes c1 to be gone
+        presence.enter("room", "c1", info("c1", "ann"))
+        await cluster.pass_time(5)
+        assert listener.told == [("joined", "c1"), ("joined", "c1")]
 
 
 async def test_a_new_listener_is_not_told_of_who_is_there_but_of_who_leaves() -> None:

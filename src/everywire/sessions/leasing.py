@@ -62,6 +62,7 @@ class Leasing:
         self._room = 0.0
         self._wake = asyncio.Event()
         self._retry_s = 0.0
+        self._is_behind = False
         self._task: asyncio.Task[None] | None = None
         self.writes = 0
         """Leases written or dropped."""
@@ -163,12 +164,15 @@ class Leasing:
             while (self._moves or self._updates) and self._hub.time() >= self._retry_s:
                 try:
                     await self._write()
+                    self._is_behind = False
                     await asyncio.sleep(0)  # a store in memory waits for nothing
                 except EverywireError as error:
                     self.failures += 1
                     self._retry_s = self._hub.time() + _RETRY_S
                     self._take_back()
-                    _log.warning("presence is behind, the store did not take it: %s", error)
+                    if not self._is_behind:  # one line, not one a second as long as it lasts
+                        _log.warning("presence is behind, the store did not take it: %s", error)
+                    self._is_behind = True
 
     def _take_back(self) -> None:
         """Put what was being written before what came later."""

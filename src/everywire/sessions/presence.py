@@ -33,6 +33,7 @@ from everywire.codecs.json_text import check_json
 from everywire.core.settings import ChannelSettings
 from everywire.hub.hub import Hub
 from everywire.sessions.leasing import Leasing
+from everywire.sessions.listing import Listing
 from everywire.sessions.membership import (
     PRESENCE,
     Membership,
@@ -97,7 +98,10 @@ class Presence:
         self._ttl_s = hub.limits.presence_ttl_s
         self._places: dict[str, Place] = {}
         self._leasing = Leasing(hub)
-        self._rosters = Rosters(hub, self._read, self._leasing.unwritten)
+        self._rosters = Rosters(hub, self._read)
+        self._listing = Listing(
+            hub.broker.leases, self._leasing.unwritten, self._open_members, self._rosters.compare
+        )
         self._nodes = Nodes(hub)
         self._occupancy = Occupancy(hooks or Hooks(), self._nodes, hub.limits)
         self._is_closed = True
@@ -122,6 +126,7 @@ class Presence:
         go on with another node, remain members until their leases run out."""
         await self._occupancy.close()
         await self._rosters.close()
+        await self._listing.close()
         for channel, place in list(self._places.items()):
             for client, member in list(place.members.items()):
                 if member.is_open:
@@ -169,7 +174,7 @@ class Presence:
         member.is_open = True
         is_told = place.settings.join_leave and (known is None or known.value != value)
         self._leasing.put(member, self._ttl_s, is_told=is_told)
-        self._rosters.entered(channel, value)
+        self._entered(channel, client, value)
 
     def touch(self, channel: str, client: str, info: ClientInfo, wait_s: float = 0.0) -> None:
         """Hear a sign of life of a polling client, which is a member until ``wait_s`` and
@@ -188,7 +193,7 @@ class Presence:
         self._leasing.put(member, lasts_s, is_told=place.settings.join_leave and not is_same)
         if not member.is_open and member.deadline is None:
             member.deadline = self._hub.deadlines.arm(member, member.ends_s, self._forget)
-        self._rosters.entered(channel, value)
+        self._entered(channel, client, value)
 
     def leave(self, channel: str, client: str) -> None:
         """Let a client be no member any more: it is off the list at once, and a leave is told after
@@ -207,7 +212,7 @@ class Presence:
             is_told = place.settings.join_leave or not member.is_open
             value = member.value
             self._leasing.drop(channel, client, value, is_told=is_told)
-        self._rosters.gone(channel, value)
+        self._gone(channel, client, value)
 
     def update(self, channel: str, client: str, chan_info: bytes | None) -> None:
         """Give a member another state (JSON text; None for none), which is told as one more join.
@@ -233,11 +238,12 @@ class Presence:
         """
         most = self._hub.limits.max_presence_members
         most = most if limit is None else max(0, min(limit, most))
-        found = await self._read(channel)
+        found = list((await self._listing.read(channel)).items())
+        self._rosters.listed(channel)
         clients: dict[str, ClientInfo] = {}
         firsts: dict[str, bytes] = {}
         counts: dict[str, int] = {}
-        for number, (client, value) in enumerate(found.items()):
+        for number, (client, value) in enumerate(found):
             if number % _MAX_SLICE == _MAX_SLICE - 1:
                 await asyncio.sleep(0)
             user = user_of(value)
@@ -259,18 +265,12 @@ class Presence:
         return members.num_clients, members.num_users
 
     async def _read(self, channel: str) -> Mapping[str, bytes]:
-        """Return a channel's members: the leases, and what this node knows that they do not show yet."""
-        unwritten = self._leasing.unwritten(channel)
-        found = dict(await self._hub.broker.leases.members(channel))
-        for client in unwritten | self._leasing.unwritten(channel):
-            found.pop(client, None)
+        return await self._listing.read(channel)
+
+    def _open_members(self, channel: str) -> Mapping[str, bytes]:
         place = self._places.get(channel)
-        if place is not None:
-            for client, member in place.members.items():
-                # An open connection is here. A polling client was, and may have left elsewhere since.
-                if member.is_open or client in unwritten:
-                    found[client] = member.value
-        return found
+        members = {} if place is None else place.members
+        return {client: member.value for client, member in members.items() if member.is_open}
 
     # -- who is told --------------------------------------------------------------------------
 
@@ -328,6 +328,15 @@ class Presence:
         else:
             self.leave(OCCUPIED, info.client)
 
+    def _entered(self, channel: str, client: str, value: bytes) -> None:
+        """Let those know who read and hear of members."""
+        self._listing.moved(channel, client, value)
+        self._rosters.entered(channel, value)
+
+    def _gone(self, channel: str, client: str, value: bytes) -> None:
+        self._listing.moved(channel, client, None)
+        self._rosters.gone(channel, value)
+
     def _forget(self, member: Membership) -> None:
         """Forget a polling client whose lease has run out as far as this node knows. It may be alive
         elsewhere, so nothing is dropped or told: rosters see it when they compare."""
@@ -345,7 +354,7 @@ class Presence:
             member.value = value
             is_told = self._settings_of(member.channel).join_leave
             self._leasing.put(member, self._ttl_s, is_told=is_told)
-            self._rosters.entered(member.channel, value)
+            self._entered(member.channel, member.client, value)
 
     def _hear(self, payload: bytes, node: str) -> None:
         """Hear what another node tells of members."""
@@ -355,7 +364,8 @@ class Presence:
         if changes is None:
             return
         for channel, raw in changes.entered:
-            self._rosters.entered(channel, bytes(raw))
+            value = bytes(raw)
+            self._entered(channel, client_of(value), value)
         for channel, raw in changes.gone:
             self._hear_gone(channel, bytes(raw))
         for channel, client, state in changes.update:
@@ -366,10 +376,11 @@ class Presence:
 
     def _hear_gone(self, channel: str, value: bytes) -> None:
         place = self._places.get(channel)
-        member = None if place is None else place.members.get(client_of(value))
+        client = client_of(value)
+        member = None if place is None else place.members.get(client)
         if member is not None and member.is_open:
             self._leasing.put(member, self._ttl_s, is_told=True)  # it is here, and its lease was dropped
             return
         if member is not None:
             self._dismiss(member)
-        self._rosters.gone(channel, value)
+        self._gone(channel, client, value)

@@ -9,7 +9,8 @@ States of a member, as listeners know them::
 
     absent ──entered──▶ present ──gone──▶ leaving ──after leave_debounce_s──▶ absent (told: left)
       (told: joined)       ▲                 │
-                           └────entered──────┘ (told: nothing, or joined if its info is another)
+                           └────entered──────┘ (told: nothing; joined if its info is another, or if a list
+                                                was given out that lacks it)
 
 In a channel that collapses users, the same holds of users instead: present while any of their clients is.
 A member who is nobody is then one of its own kind, as a client.
@@ -21,7 +22,7 @@ what goes beyond it becomes one ``changed``. A channel with more than ``max_memb
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from enum import Enum
 from typing import Final, Protocol, TypeAlias
 
@@ -59,6 +60,17 @@ class JoinLeaveListener(Hashable, Protocol):
         """Hear that more came and went than was told one by one: read the list again."""
 
 
+class Leaving:
+    """Somebody who is gone, of which listeners have not been told yet."""
+
+    __slots__ = ("due_s", "is_listed_gone", "value")
+
+    def __init__(self, value: bytes, due_s: float) -> None:
+        self.value = value
+        self.due_s = due_s
+        self.is_listed_gone = False
+
+
 class Roster:
     """The members of one channel, and who is told of them. It reads no clock and does no I/O.
 
@@ -81,7 +93,6 @@ class Roster:
         "_max_tells_per_s",
         "_owners",
         "_tell",
-        "_touched",
         "_users",
         "by_user",
         "channel",
@@ -120,18 +131,15 @@ class Roster:
         self._max_tells_per_s = max_tells_per_s
         self._allowance = max_tells_per_s
         self._changed_s = -math.inf
-        self._leaving: dict[str, tuple[bytes, float]] = {}
+        self._leaving: dict[str, Leaving] = {}
         self._owners: dict[str, str] = {}
         self._users: dict[str, int] = {}
-        self._touched: set[str] | None = None
 
     # -- what moves it ---------------------------------------------------------------
 
     def entered(self, value: bytes) -> None:
         """Hear that a client came or has other info."""
         client = client_of(value)
-        if self._touched is not None:
-            self._touched.add(client)
         if self.is_large:
             self.has_changed = True
             return
@@ -157,8 +165,6 @@ class Roster:
     def gone(self, value: bytes, now_s: float) -> None:
         """Hear that a client has gone; it may come back until the debounce is over."""
         client = client_of(value)
-        if self._touched is not None:
-            self._touched.add(client)
         if self.is_large:
             self.has_changed = True
             return
@@ -173,16 +179,8 @@ class Roster:
             if self._disown(client):
                 self._leave(key, known, now_s)
 
-    def begin_compare(self, unwritten: Iterable[str]) -> None:
-        """Remember who moves from now on, and whose last move is still ``unwritten``: the leases that
-        are being read may not know of it."""
-        self._touched = set(unwritten)
-
-    def compare(self, leases: Mapping[str, bytes] | None, now_s: float) -> None:
-        """Take the truth, which was asked for at `begin_compare`; None when it could not be read."""
-        touched, self._touched = self._touched or set(), None
-        if leases is None:
-            return
+    def compare(self, leases: Mapping[str, bytes], now_s: float) -> None:
+        """Take the truth: the members as they are at this moment."""
         self.compared_s = now_s
         if len(leases) > self._max_members:
             if not self.is_large or len(leases) != len(self.members):
@@ -190,31 +188,35 @@ class Roster:
             # Only how many there are: enough to notice that members of a node that is no more are gone.
             self.members = dict.fromkeys(leases, b"")
             return
+        if not self.is_large:
+            for client in [one for one in self.members if one not in leases]:
+                self.gone(self.members[client], now_s)
         if self.is_large or not self.is_loaded:
-            self._load(leases, touched)
+            self._load(leases)
             return
-        for client in [one for one in self.members if one not in leases and one not in touched]:
-            self.gone(self.members[client], now_s)
         for client, value in leases.items():
-            if client not in touched and self.members.get(client) != value:
+            if self.members.get(client) != value:
                 self.entered(value)
 
-    def _load(self, leases: Mapping[str, bytes], touched: set[str]) -> None:
+    def _load(self, leases: Mapping[str, bytes]) -> None:
         """Take all members as they are, without telling of them."""
         self.has_changed |= self.is_large
-        if self.is_large:
-            self.members, self._owners, self._users = {}, {}, {}
         self.is_large, self.is_loaded = False, True
-        for client, value in leases.items():
-            if client not in touched and client not in self.members:
-                self.members[client] = value
-                if self.by_user:
-                    self._own(client, value)
+        self.members, self._owners, self._users = dict(leases), {}, {}
+        if self.by_user:
+            for client, value in leases.items():
+                self._own(client, value)
 
     def _outgrow(self) -> None:
         """Stop to know members one by one."""
         self.is_large = self.is_loaded = self.has_changed = True
         self.members, self._owners, self._users, self._leaving = {}, {}, {}, {}
+
+    def listed(self) -> None:
+        """Hear that somebody was given the list, in which those who are leaving are no more: if they come
+        back, that must be told."""
+        for leaving in self._leaving.values():
+            leaving.is_listed_gone = True
 
     # -- time ---------------------------------------------------------------------------
 
@@ -223,11 +225,11 @@ class Roster:
         most = self._max_tells_per_s
         self._allowance = min(most, self._allowance + most * passed_s)
         while self._leaving:
-            key, (value, due_s) = next(iter(self._leaving.items()))
-            if due_s > now_s:
+            key, leaving = next(iter(self._leaving.items()))
+            if leaving.due_s > now_s:
                 break
             del self._leaving[key]
-            self._say(Told.LEFT, value)
+            self._say(Told.LEFT, leaving.value)
         if self.has_changed and self._allowance > 0 and now_s - self._changed_s >= CHANGED_APART_S:
             self.has_changed = False
             self._changed_s = now_s
@@ -260,14 +262,15 @@ class Roster:
     def _leave(self, key: str, value: bytes, now_s: float) -> None:
         self._leaving.pop(key, None)  # what is due first stands first
         if len(self._leaving) < self._max_members:
-            self._leaving[key] = (value, now_s + self._debounce_s)
+            self._leaving[key] = Leaving(value, now_s + self._debounce_s)
         else:
             self.has_changed = True
 
     def _came(self, key: str, value: bytes, *, is_update: bool = True) -> None:
-        """Tell of who came, unless they were only away for a moment (and are as they were)."""
+        """Tell of who came, unless they were away for a moment only, are as they were, and no list lacks
+        them."""
         left = self._leaving.pop(key, None)
-        if left is None or (is_update and left[0] != value):
+        if left is None or left.is_listed_gone or (is_update and left.value != value):
             self._say(Told.JOINED, value)
 
     def _say(self, what: Told, value: bytes) -> None:

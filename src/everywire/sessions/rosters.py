@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
 from everywire.codecs.centrifuge.messages import ClientInfo
@@ -46,27 +46,18 @@ class Telling(NamedTuple):
 
 
 class Rosters:
-    """The rosters of one node.
+    """The rosters of one node; ``read`` has a channel's members read, and `compare` is called with them."""
 
-    ``read`` returns a channel's members as they are now; ``unwritten`` names those of them that the leases
-    may not show yet.
-    """
-
-    def __init__(
-        self,
-        hub: Hub,
-        read: Callable[[str], Awaitable[Mapping[str, bytes]]],
-        unwritten: Callable[[str], Iterable[str]],
-    ) -> None:
+    def __init__(self, hub: Hub, read: Callable[[str], Awaitable[object]]) -> None:
         self._hub = hub
         self._limits = hub.limits
         self._read = read
-        self._unwritten = unwritten
         self._rosters: OrderedDict[str, Roster] = OrderedDict()
         self._queue: dict[str, None] = {}
         self._busy: dict[Roster, None] = {}
         self._waiting: deque[Telling] = deque()
         self._is_scheduled = False
+        self._is_failing = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -132,6 +123,19 @@ class Rosters:
             roster.gone(value, self._hub.time())
             self._busy[roster] = None
 
+    def compare(self, channel: str, members: Mapping[str, bytes]) -> None:
+        """Hear who the members are at this moment."""
+        roster = self._rosters.get(channel)
+        if roster is not None:
+            roster.compare(members, self._hub.time())
+            self._busy[roster] = None
+
+    def listed(self, channel: str) -> None:
+        """Hear that somebody is given a channel's list."""
+        roster = self._rosters.get(channel)
+        if roster is not None:
+            roster.listed()
+
     def advance(self, now_s: float, passed_s: float) -> None:
         """Tell what is due, and have compared what has not been for long."""
         for roster in list(self._busy):
@@ -158,21 +162,17 @@ class Rosters:
             while self._queue:
                 channel = next(iter(self._queue))
                 del self._queue[channel]
-                roster = self._rosters.get(channel)
-                if roster is not None:
-                    await self._compare(roster)
-                    await asyncio.sleep(0)  # a store in memory waits for nothing
+                if channel in self._rosters:
+                    await self._compare(channel)
 
-    async def _compare(self, roster: Roster) -> None:
-        roster.begin_compare(self._unwritten(roster.channel))
-        leases: Mapping[str, bytes] | None = None
+    async def _compare(self, channel: str) -> None:
         try:
-            leases = await self._read(roster.channel)
+            await self._read(channel)
+            self._is_failing = False
         except EverywireError as error:
-            _log.warning("members of %s could not be compared: %s", roster.channel, error)
-        roster.compare(leases, self._hub.time())
-        if self._rosters.get(roster.channel) is roster:
-            self._busy[roster] = None
+            if not self._is_failing:  # one line, not one for each of them as long as it lasts
+                _log.warning("members of %s could not be compared: %s", channel, error)
+            self._is_failing = True
 
     # -- telling ----------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 `SharedStore.node` gives a `everywire.brokers.base.Broker` per node. Logs, leases and values are those of one
 `MemoryBroker`, at once and without faults (`everywire.testing.delayed_broker` is for those); messages
 between nodes take up to ``max_delay_s`` each, in order from one node to another, and ``lost`` says what
-share of broadcasts never arrives. `SharedStore.kill` ends a node as a cut cable would: nothing that it
+share of broadcasts never arrives. Calls of leases take up to ``max_store_s`` to arrive and as long to be
+answered. `SharedStore.kill` ends a node as a cut cable would: nothing that it
 writes or sends arrives any more, and its leases run out.
 """
 
@@ -11,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from random import Random
+from typing import Any
 
 from everywire.brokers.base import Appended, Head, Health, Lease, Page, Sink
 from everywire.brokers.memory import MemoryBroker
@@ -36,6 +38,7 @@ class SharedStore:
         *,
         scheduler: Scheduler | None = None,
         max_delay_s: float = 0.0,
+        max_store_s: float = 0.0,
         lost: float = 0.0,
         seed: int = 0,
         clock_ms: Callable[[], int] | None = None,
@@ -48,6 +51,7 @@ class SharedStore:
         self.lost = lost
         self._scheduler = scheduler
         self._max_delay_s = max_delay_s
+        self._max_store_s = max_store_s
         self._random = Random(seed)
         self._free_s: dict[tuple[str, str], float] = {}
         self._under_way: dict[tuple[str, str], deque[tuple[str, bytes]]] = {}
@@ -61,6 +65,14 @@ class SharedStore:
     def kill(self, name: str) -> None:
         """Cut a node off for good."""
         self.nodes.pop(name).is_dead = True
+
+    async def travel(self) -> None:
+        """Take the time of the way to the store, or back."""
+        if self._max_store_s and self._scheduler is not None:
+            arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            delay_s = self._random.random() * self._max_store_s
+            self._scheduler.call_later(delay_s, partial(_finish, arrived))
+            await arrived
 
     def send(self, sender: str, to: str, topic: str, payload: bytes) -> None:
         """Let a broadcast arrive at a node, later and in order, or lose it."""
@@ -103,6 +115,11 @@ class SharedStore:
     async def asked(self, topic: str, payload: bytes, node: str) -> bytes:
         """Answer nothing: control does not pass here."""
         raise BrokerError("control does not pass here")
+
+
+def _finish(arrived: asyncio.Future[None]) -> None:
+    if not arrived.done():
+        arrived.set_result(None)
 
 
 class NodeBroker:
@@ -211,28 +228,32 @@ class NodeLeases:
 
     async def put(self, group: str, member: str, value: bytes, ttl_s: float) -> None:
         """Make or renew a membership."""
-        self._node.check()
-        await self._far.put(group, member, value, ttl_s)
+        await self._ask(self._far.put, group, member, value, ttl_s)
 
     async def drop(self, group: str, member: str) -> None:
         """End a membership now."""
-        self._node.check()
-        await self._far.drop(group, member)
+        await self._ask(self._far.drop, group, member)
 
     async def put_many(self, leases: Sequence[Lease]) -> None:
         """Make or renew memberships."""
-        self._node.check()
-        await self._far.put_many(leases)
+        await self._ask(self._far.put_many, leases)
 
     async def drop_many(self, members: Sequence[tuple[str, str]]) -> None:
         """End memberships now."""
-        self._node.check()
-        await self._far.drop_many(members)
+        await self._ask(self._far.drop_many, members)
 
     async def members(self, group: str) -> Mapping[str, bytes]:
         """Return the members whose lease has not run out."""
+        found: Mapping[str, bytes] = await self._ask(self._far.members, group)
+        return found
+
+    async def _ask(self, call: Callable[..., Awaitable[Any]], *values: Any) -> Any:
+        await self._node.shared.travel()
         self._node.check()
-        return await self._far.members(group)
+        answer = await call(*values)
+        await self._node.shared.travel()
+        self._node.check()
+        return answer
 
 
 class NodeStore:
