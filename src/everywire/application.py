@@ -170,6 +170,7 @@ class Everywire(Registrar, Reaching):
             self._outside = None
         await self._close_handlers()
         await self._assembly.close()
+        self._close_threads()
         await self._application_hooks.close()
 
     def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:

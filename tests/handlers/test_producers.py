@@ -25,7 +25,7 @@ from everywire.handlers.refused import Refused
 from everywire.handlers.run import Run
 from everywire.handlers.runs import Produced
 from everywire.hub.hub import Hub
-from everywire.hub.recovery import BEGINNING, EARLIEST, LATEST, Start
+from everywire.hub.recovery import EARLIEST, LATEST, Start
 from everywire.testing.delayed_broker import DelayedBroker, Faults
 from everywire.testing.shared_broker import SharedStore
 
@@ -195,6 +195,10 @@ async def test_a_run_on_another_node_can_be_cancelled() -> None:
         here = await a.run("answer", source)
         there = await b.run("answer", Source())
         assert here.is_here and not there.is_here and there.status == "running"
+        found = await b.producers.find("answer")
+        assert found is not None and found.id == here.id
+        assert await b.producers.find("other") is None
+        assert await a.producers.find("answer") is here
         await there.cancel("enough")
         assert await finished(there) == await finished(here) == "cancelled"
         text, end = await b.text("answer")
@@ -502,13 +506,13 @@ async def test_the_first_reader_begins_a_run_and_others_do_not() -> None:
 
     async with one_node() as node:
         node.producers.add("answer:*", produce)
-        for start in (EARLIEST, LATEST, BEGINNING):
+        for start in (EARLIEST, LATEST):
             await node.fetch("answer:1", start)
             await node.fetch("other", start)
         await until(lambda: begun)
         await finished(await node.run("answer:1", Source()))
         assert (await node.text("answer:1"))[0] == TEXT
-        assert len(await node.fetch("answer:1", BEGINNING)) == 1_000
+        assert len(await node.fetch("answer:1", EARLIEST)) == 1_000
         assert begun == ["answer:1"]
 
 

@@ -91,6 +91,8 @@ async def test_a_call_with_typed_data(wire: Registrar) -> None:
 async def test_bytes_are_an_answer_as_they_are(wire: Registrar) -> None:
     wire.rpc("raw", payload=bytes)(lambda session, data: b"[" + data + b"]")
     assert await table(wire).rpc(ANN, "raw", b"1,2") == b"[1,2]"
+    with pytest.raises(EverywireError, match="internal"):
+        await table(wire).rpc(ANN, "raw", b"1,")  # or a line of JSON would be broken
 
 
 async def test_a_refusal_reaches_the_client_with_its_code(wire: Registrar) -> None:
@@ -372,6 +374,9 @@ async def test_a_handler_acts_on_its_session() -> None:
     await session.subscribe("news", data={"a": 1})
     session.unsubscribe("news")
     session.disconnect(4001, "enough")
+    assert session.memo is None
+    session.memo = {"lives": 3}
+    assert Session(caller, asyncio.get_running_loop()).memo == {"lives": 3}
     assert caller.told == [
         ("message", b'{"by":"ann","points":1}'),
         ("message", b'"not awaited"'),
@@ -398,7 +403,9 @@ async def test_a_handler_in_a_thread_acts_on_its_session(wire: Registrar) -> Non
 
 async def test_a_plain_publisher_has_no_session() -> None:
     session = Session(Plain(), asyncio.get_running_loop())
-    assert session.client == ""
+    assert session.client == "" and session.memo is None
+    with pytest.raises(EverywireError):
+        session.memo = 1
     for act in (lambda: session.send(1), lambda: session.subscribe("a"), session.disconnect):
         with pytest.raises(EverywireError) as caught:
             act()

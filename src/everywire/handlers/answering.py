@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from everywire.access.hooks import IN_ORDER, Caller, ConnectDecision, Lane, SubscribeDecision
 from everywire.access.identity import Action, AuthRequest, Identity
+from everywire.codecs.json_text import check_json
 from everywire.core import codes
 from everywire.core.codes import Code
 from everywire.core.errors import BadRequest, EverywireError
@@ -23,6 +24,7 @@ from everywire.handlers.functions import Function, Threads
 from everywire.handlers.patterns import Patterns
 from everywire.handlers.payloads import ANYTHING, Payload, encode
 from everywire.handlers.session import Session
+from everywire.sessions.line import Line
 
 __all__ = ["Answering", "Handler"]
 
@@ -199,7 +201,14 @@ class Answering:
                 return await self.rpc_elsewhere(caller, method, data)
             raise EverywireError(f"there is no method {method[:64]!r}", code=codes.METHOD_NOT_FOUND)
         result = await self._call(handler, caller, data)
-        return result if isinstance(result, bytes) else _encode(handler.function, result)
+        if not isinstance(result, bytes):
+            return _encode(handler.function, result)
+        if not (isinstance(caller, Line) and caller.carrier.dialect.is_binary):
+            try:
+                check_json(result)
+            except ValueError as error:
+                raise handler.function.blame(error) from None
+        return result
 
     async def message(self, caller: Caller, data: bytes) -> None:
         """Take a message."""

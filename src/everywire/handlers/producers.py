@@ -120,7 +120,15 @@ class Producers:
 
     def _own(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not isinstance(error, EverywireError):  # those went to whoever asked
+            _log.error("%s failed", task.get_name(), exc_info=error)
 
     # -- beginning -------------------------------------------------------------------
 
@@ -146,6 +154,14 @@ class Producers:
             claim.add_done_callback(lambda _: self._claims.pop(channel, None))
         # Whoever waits may be cancelled; the claim is everybody's.
         return await asyncio.shield(claim)
+
+    async def find(self, channel: str) -> Run | None:
+        """Return the run of a channel, if it has one."""
+        standing = self._standing(check_name(channel))
+        if standing is not None:
+            return standing
+        record = await self._look(channel)
+        return None if record is None else DistantRun(channel, record, self._cancel_there, self._look)
 
     def _standing(self, channel: str) -> LocalRun | None:
         """Return the run of this node that a channel has, if it is not over yet."""

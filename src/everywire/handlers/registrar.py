@@ -63,6 +63,9 @@ class Registrar:
     async def _close_handlers(self) -> None:
         """End all producers, telling their readers; before the hub."""
         await self._producers.close()
+
+    def _close_threads(self) -> None:
+        """Begin no more synchronous functions; when no session is left that asks for one."""
         self._answering.close()
 
     # -- calls and messages ---------------------------------------------------------
@@ -84,7 +87,7 @@ class Registrar:
 
         ``payload`` is the type of the data, by default the annotation of the argument: structs of msgspec,
         dataclasses and the plain types. What does not fit is refused with code 107, naming the field.
-        Returned bytes are taken for JSON text as they are.
+        Returned bytes are JSON text already; to a client of the Protobuf form they may be anything.
         """
         if not 0 < len(name) <= _MAX_METHOD_CHARACTERS:
             raise SettingsError(f"a method's name has 1 to {_MAX_METHOD_CHARACTERS} characters")
@@ -291,6 +294,10 @@ class Registrar:
             return function
 
         return register
+
+    async def find_run(self, channel: str) -> Run | None:
+        """Return the run that a channel has, running or ended and still kept, on whatever node; or None."""
+        return await self._producers.find(channel)
 
 
 def _tell(table: Patterns[Function], pattern: str, function: AnyFunction, name: str) -> None:

@@ -32,6 +32,8 @@ _THREAD_TIMEOUT_S: Final = 10.0
 class Reachable(Protocol):
     """A caller that something can be told to: a `everywire.sessions.session.Session`."""
 
+    memo: Any
+
     def message(self, data: bytes) -> None:
         """Push a message."""
 
@@ -111,6 +113,16 @@ class Session:
         """Its address."""
         return self._caller.peer
 
+    @property
+    def memo(self) -> Any:
+        """What the application keeps with this session, to its end; None at first. On plain transports
+        there is nothing to keep it with."""
+        return getattr(self._caller, "memo", None)
+
+    @memo.setter
+    def memo(self, value: Any) -> None:
+        self._reachable().memo = value
+
     def send(self, data: Any) -> Done:
         """Send a message to this session; what JSON can say, structs and dataclasses included."""
         text = encode(data)
@@ -132,9 +144,7 @@ class Session:
         return self._do(lambda reachable: reachable.unsubscribe(channel, codes.UNSUBSCRIBED))
 
     def _do(self, act: Callable[[Reachable], None]) -> Done:
-        caller = self._caller
-        if not isinstance(caller, Reachable):
-            raise EverywireError("a plain transport has no session to do this to", code=codes.NOT_AVAILABLE)
+        caller = self._reachable()
         try:
             is_here = asyncio.get_running_loop() is self._loop
         except RuntimeError:
@@ -154,6 +164,11 @@ class Session:
         self._loop.call_soon_threadsafe(run)
         future.result(_THREAD_TIMEOUT_S)
         return DONE
+
+    def _reachable(self) -> Reachable:
+        if not isinstance(self._caller, Reachable):
+            raise EverywireError("a plain transport has no session to do this to", code=codes.NOT_AVAILABLE)
+        return self._caller
 
     def __repr__(self) -> str:
         return f"Session(user={self.user!r}, client={self.client!r}, transport={self.transport!r})"

@@ -17,7 +17,6 @@ from everywire.core.publication import RESET, Gap, trimmed
 from everywire.hub.channel import Channel
 
 __all__ = [
-    "BEGINNING",
     "EARLIEST",
     "LATEST",
     "UNREADABLE",
@@ -38,9 +37,6 @@ class Start(NamedTuple):
 
 EARLIEST: Final = Start(None, "earliest")
 """With the oldest publication that is kept."""
-BEGINNING: Final = Start(None, "beginning")
-"""With the first publication that there ever was; a gap when it is not kept any more. It is what offset 0
-without an epoch means in the session protocol: a late reader who wants the whole run of a producer."""
 LATEST: Final = Start(None, "latest")
 """With the next publication."""
 UNREADABLE: Final = Start(None, "unreadable")
@@ -49,9 +45,6 @@ UNREADABLE: Final = Start(None, "unreadable")
 
 _NOWHERE: Final = Place("?", 0)
 """Where a reader with an unreadable position stands: in no epoch, so that it is told of a reset."""
-
-
-_LOST_BEGINNING: Final = Gap(None, None, "trimmed")
 
 
 class Begin(NamedTuple):
@@ -70,8 +63,6 @@ def begin_at(start: Start, name: str, head: Head) -> Begin:
     if start.position is None:
         if start.word == "latest":
             return Begin(head.last)
-        if start.word == "beginning" and not head.is_whole:
-            return Begin(head.first - 1, _LOST_BEGINNING)
         return Begin(head.first - 1, RESET if start.word == "unreadable" else None)
     place = start.position.place(name)
     if place is None:
