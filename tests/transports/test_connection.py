@@ -109,17 +109,17 @@ async def test_a_client_that_leaves_is_forgotten(site: Site, opening: Opening) -
 
 
 async def test_pings_come_and_want_an_answer(serve: Serve) -> None:
-    async with serve(limits=Limits(ping_interval_s=1.0, pong_timeout_s=0.3)) as site:
-        async with over_http_stream(site, CONNECT) as talk:
-            assert (await talk.connected())["ping"] == 1
-            assert (await talk.ended()).code == codes.NO_PONG.number
+    limits = Limits(ping_interval_s=1.0, pong_timeout_s=0.3)
+    async with serve(limits=limits) as site, over_http_stream(site, CONNECT) as talk:
+        assert (await talk.connected())["ping"] == 1
+        assert (await talk.ended()).code == codes.NO_PONG.number
 
 
 async def test_numbered_ticks_come_by_themselves(serve: Serve, opening: Opening) -> None:
-    async with serve(limits=Limits(tick_interval_s=0.05)) as site:
-        async with opening(site, {"id": 1, "connect": {"ticks": 2}}) as talk:
-            await talk.connected()
-            assert [await talk.next() for _ in range(2)] == [{"push": {"tick": {"n": n}}} for n in (1, 2)]
+    connect = {"id": 1, "connect": {"ticks": 2}}
+    async with serve(limits=Limits(tick_interval_s=0.05)) as site, opening(site, connect) as talk:
+        await talk.connected()
+        assert [await talk.next() for _ in range(2)] == [{"push": {"tick": {"n": n}}} for n in (1, 2)]
 
 
 async def test_a_reader_that_does_not_keep_up_misses_nothing(site: Site) -> None:
