@@ -141,6 +141,30 @@ async def test_a_reader_that_does_not_keep_up_misses_nothing(site: Site) -> None
         assert offsets == list(range(1, 91))
 
 
+async def test_hundreds_of_replies_at_once(serve: Serve) -> None:
+    """Under ASGI each is an event, and none of them may be one too many."""
+    async with serve() as site:
+        waiting = 0
+        may_answer = asyncio.Event()
+
+        @site.wire.rpc("echo", concurrency=200)
+        async def echo(session: Any, data: Any) -> Any:
+            nonlocal waiting
+            waiting += 1
+            await may_answer.wait()
+            return data
+
+        async with over_websocket(site, CONNECT) as talk:
+            await talk.connected()
+            ids = range(2, 202)
+            await talk.send(*[{"id": n, "rpc": {"method": "echo", "data": n}} for n in ids])
+            await until(lambda: waiting == len(ids))
+            may_answer.set()
+            told = [await talk.next() for _ in ids]
+            assert sorted(one["id"] for one in told) == list(ids)
+            assert all(one["rpc"]["data"] == one["id"] for one in told)
+
+
 # -- WebSocket alone ------------------------------------------------------------------
 
 

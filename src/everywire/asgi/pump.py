@@ -18,8 +18,9 @@ __all__ = ["Event", "Pump"]
 
 Event = MutableMapping[str, Any]
 
-_MAX_OWED: Final = 64
-"""Events that a stalled driver may add, which are replies; a peer that owes more is cut off."""
+_MAX_OWED: Final = 4_096
+"""Events that a stalled driver may add, which are replies; a peer that owes more is cut off. Sessions bound
+theirs in bytes, far below; and here a driver is stalled whenever two events came in one turn."""
 
 
 class Pump:
