@@ -57,6 +57,8 @@ class CatchUp:
         """Write once, or join the live members when the reader stands at the head."""
         if reader.is_closed or reader.is_stalled or reader.is_reading or reader.cohort is not None:
             return
+        if not reader.offsets:
+            return  # it was stalled before it began, which it does when its channels are known
         behind = self._behind(reader)
         if not behind:
             reader.join(reader.offsets)
