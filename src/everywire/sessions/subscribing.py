@@ -318,5 +318,7 @@ def end_subscription(line: Line, channel: str, code: Code) -> None:
         line.push_unsubscribe(subscription, code)
     elif subscription.is_server_side:
         line.drop(subscription)
+    elif code.reconnect:
+        subscription.refusal = EverywireError(code.sentence, code=codes.INTERNAL)  # a temporary one
     else:
         subscription.refusal = Forbidden("this subscription was ended by the server", channel=channel)
