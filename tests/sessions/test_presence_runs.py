@@ -78,6 +78,7 @@ class Run:
         """Open clients, and the node that each is connected to."""
         self.states: dict[str, str] = {}
         self.clients: list[Client] = []
+        self.polled: set[tuple[str, str]] = set()
         self.count = 0
 
     def info_of(self, number: int) -> Any:
@@ -100,6 +101,7 @@ class Run:
             presence.leave("room", client)
             self.open.pop(client, None)
         elif what == "poll" and client not in self.open:
+            self.polled.add((client, where))
             presence.touch("room", client, self.info_of(number))
         elif what == "update" and client in self.open:
             self.count += 1
@@ -114,7 +116,9 @@ class Run:
         for client, node in self.open.items():
             if node in self.cluster.nodes:
                 assert client in await self.cluster.listed(node), "who is connected here is not listed"
-        if what == "close":
+        # (A lease that another node is writing at this moment may still arrive.)
+        elsewhere = any(client == one and where != node for one, node in self.polled)
+        if what == "close" and not elsewhere:
             assert client not in await self.cluster.listed(where) or client in self.open
 
 
@@ -163,7 +167,7 @@ async def run(steps: Steps, faults: Faults, by_user: bool) -> None:
         assert set(leases) == set(truth)
 
 
-SOME = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SOME = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @SOME
