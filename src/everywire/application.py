@@ -7,7 +7,7 @@ Hosts get `Everywire.handle`, applications get `Everywire.asgi`, `Everywire.publ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -18,7 +18,7 @@ from everywire.access.publishing import make_draft
 from everywire.access.rules import Rules
 from everywire.access.tokens import Tokens
 from everywire.access.webhooks import Webhooks, WebhookSettings
-from everywire.api.figures import webhook_figures
+from everywire.api.figures import Figure, webhook_figures
 from everywire.asgi.application import AsgiApplication
 from everywire.assembly import Assembly
 from everywire.brokers.base import Appended, Broker
@@ -31,6 +31,7 @@ from everywire.core.settings import SettingsTable
 from everywire.handlers.called import called
 from everywire.handlers.outside import Outside, Receipt
 from everywire.handlers.payloads import encode
+from everywire.handlers.producers import Producers
 from everywire.handlers.reaching import Reaching
 from everywire.handlers.registrar import Registrar
 from everywire.hub.hub import Hub
@@ -137,6 +138,7 @@ class Everywire(Registrar, Reaching):
         self.gate = assembly.gate
         self.operations = assembly.operations
         self.operations.figures.add(lambda: webhook_figures(self._application_hooks))
+        self.operations.figures.add(partial(_run_figures, self.producers))
         self.handle: Final = assembly.handle
         self.asgi = AsgiApplication(self.handle, self, self.limits)
         self._outside: Outside | None = None
@@ -227,3 +229,14 @@ class Everywire(Registrar, Reaching):
         if self._outside is None:
             raise EverywireError("this server is not running", code=codes.NOT_AVAILABLE)
         return self._outside.begin(partial(self.publish, channel, data, **more))
+
+
+def _run_figures(producers: Producers) -> Iterator[Figure]:
+    """Tell what is counted of the runs of producers."""
+    yield Figure("everywire_runs_begun_total", "Runs of producers begun", producers.begun)
+    for status, count in producers.ended.items():
+        yield Figure("everywire_runs_ended_total", "Runs of producers ended, by how", count, "status", status)
+    statistics = producers.statistics()
+    yield Figure("everywire_runs", "Producers that run", statistics["running"])
+    yield Figure("everywire_runs_kept", "Runs kept, those that ended included", statistics["kept"])
+    yield Figure("everywire_run_bytes", "Bytes that runs hold", statistics["kept_bytes"])

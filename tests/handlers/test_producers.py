@@ -327,6 +327,8 @@ async def test_a_run_is_cancelled() -> None:
         assert end == {"status": "cancelled", "count": len(text), "reason": "enough"}
         await run.cancel("too late")
         assert run.status == "cancelled"
+        assert (node.producers.begun, node.producers.ended["cancelled"]) == (1, 1)
+        assert node.producers.statistics() == {"running": 0, "kept": 1, "kept_bytes": 203 * len(text)}
 
 
 async def test_a_run_is_cancelled_at_once() -> None:

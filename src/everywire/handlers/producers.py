@@ -60,6 +60,9 @@ class Producers:
     """The runs of one node, and the way to those of the others."""
 
     def __init__(self, limits: Limits) -> None:
+        self.begun = 0
+        """Runs begun on this node."""
+        self.ended: dict[Status, int] = {"done": 0, "failed": 0, "cancelled": 0}
         self._limits = limits
         self._patterns: Patterns[Callable[..., Any]] = Patterns()
         self._hub: Hub | None = None
@@ -102,6 +105,10 @@ class Producers:
         self._kept_bytes = 0
         self._hub = None
         self._is_closing = False
+
+    def statistics(self) -> dict[str, int]:
+        """Return what there is on this node at this moment."""
+        return {"running": len(self._running()), "kept": len(self._runs), "kept_bytes": self._kept_bytes}
 
     def add(self, pattern: str, function: Callable[..., Any]) -> None:
         """Let a function make the runs of the channels of a pattern: ``function(channel)``, or of nothing."""
@@ -200,6 +207,7 @@ class Producers:
         if old is not None:
             self._drop(old)
         self._runs[channel] = run
+        self.begun += 1
         self._own(run.start(self._ended))
         return run
 
@@ -254,6 +262,7 @@ class Producers:
 
     async def _ended(self, run: LocalRun, status: Status) -> None:
         """Keep a run that ended for its grace."""
+        self.ended[status] += 1
         record = msgspec.structs.replace(run.record, status=status)
         try:
             await self._keep(run, ttl_s=run.grace_s)

@@ -43,7 +43,8 @@ class Registrar:
         """The table; what is registered here takes the place of what it had."""
         self._webhooks = webhooks
         self._answering = Answering(limits)
-        self._producers = Producers(limits)
+        self.producers: Final = Producers(limits)
+        """The runs of this node, and what is counted of them."""
 
     def _fill_hooks(self) -> None:
         """Ask webhooks where no function is registered; before the start."""
@@ -58,11 +59,11 @@ class Registrar:
 
     def _start_handlers(self, hub: Hub) -> None:
         """Begin; after the hub."""
-        self._producers.start(hub)
+        self.producers.start(hub)
 
     async def _close_handlers(self) -> None:
         """End all producers, telling their readers; before the hub."""
-        await self._producers.close()
+        await self.producers.close()
 
     def _close_threads(self) -> None:
         """Begin no more synchronous functions; when no session is left that asks for one."""
@@ -287,17 +288,17 @@ class Registrar:
         Raises `BrokerError`, or code 124 when too many producers run here.
         """
         if source is not None:
-            return self._producers.run(channel, source, restart=restart, grace_s=grace_s)
+            return self.producers.run(channel, source, restart=restart, grace_s=grace_s)
 
         def register(function: F) -> F:
-            self._producers.add(channel, function)
+            self.producers.add(channel, function)
             return function
 
         return register
 
     async def find_run(self, channel: str) -> Run | None:
         """Return the run that a channel has, running or ended and still kept, on whatever node; or None."""
-        return await self._producers.find(channel)
+        return await self.producers.find(channel)
 
 
 def _tell(table: Patterns[Function], pattern: str, function: AnyFunction, name: str) -> None:
