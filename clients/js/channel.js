@@ -265,12 +265,13 @@ export class Channel extends Emitter {
   }
 
   #end({ error, ...event }) {
-    this.#isWanted = this.isServerSide = false;
+    this.#isWanted = false;
     this.#asking = this.#session = null;
     this.#retry.clear();
     this.#refresher.stop();
     this.#become("unsubscribed");
     this.#tell("unsubscribed", { channel: this.name, ...event });
+    this.isServerSide = false;
     this.#settle("reject", error ?? new EverywireError(event.code, event.reason));
   }
 

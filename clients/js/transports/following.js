@@ -33,6 +33,11 @@ export class Following {
     entry.refreshId = id;
   }
 
+  /** Whether somebody waits for a reply, so that the next request must not be held. */
+  get isAwaited() {
+    return [...this.#entries.values()].some(({ position, refreshId }) => !position || refreshId);
+  }
+
   /** The subscribe commands of the next request; `nextId` gives ids that no one else uses. */
   commands(nextId) {
     this.#asked.clear();

@@ -117,11 +117,13 @@ export class LongPollLink extends Link {
     const startedMs = Date.now();
     try {
       const connect = await this.#reconnect();
+      // A reply that tells nothing new would be held back with the request.
+      const waitS = this.#following.isAwaited || this.#refreshId ? 0 : this.waitS;
       const commands = [connect, ...this.#following.commands(() => this.#nextId++)];
-      const answer = await this.#ask(commands, this.waitS, held.signal);
+      const answer = await this.#ask(commands, waitS, held.signal);
       this.#failures = 0;
       const isTold = this.#told(answer.replies, connect.id);
-      return this.#restAfter(answer, isTold, Date.now() - startedMs);
+      return waitS < this.waitS ? 0 : this.#restAfter(answer, isTold, Date.now() - startedMs);
     } catch (error) {
       // Nothing is lost with an answer that did not come: the next request asks from the same positions.
       if (held.signal.aborted) return 0;
