@@ -109,7 +109,7 @@ class TooManyRequests(RequestError):
 
     code = codes.TOO_MANY_REQUESTS
 
-    def __init__(self, sentence: str, retry_s: float, is_sustained: bool = False) -> None:
+    def __init__(self, sentence: str = "", retry_s: float = 1.0, is_sustained: bool = False) -> None:
         super().__init__(sentence)
         self.retry_s = retry_s
         self.is_sustained = is_sustained
