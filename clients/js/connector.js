@@ -118,7 +118,7 @@ export class Connector {
 
   #begin(name, timeoutMs) {
     const link = new (this.#site.links.get(name))(this.#site);
-    const proof = new Proof(link, { timeoutMs, commandTimeoutMs: this.#options.commandTimeoutMs });
+    const proof = new Proof(link, { ...this.#options, timeoutMs });
     const { credential } = this.#site;
     credential.forConnect({ isInUrl: link.constructor.isCredentialInUrl(this.#site) }).then(
       (token) => proof.start({ ...(token && { token }), ...this.#host.connectRequest() }),

@@ -13,6 +13,7 @@ const DEFAULTS = Object.freeze({
   headStartMs: 1_000,
   proofTimeoutMs: 5_000,
   commandTimeoutMs: 10_000,
+  pingGraceMs: 10_000,
   minReconnectMs: 500,
   maxReconnectMs: 20_000,
   busyMs: 2_000,

@@ -19,9 +19,9 @@ export class Proof {
   #isOver = false;
 
   /** @param {object} link one that was not opened yet */
-  constructor(link, { timeoutMs, commandTimeoutMs }) {
+  constructor(link, { timeoutMs, commandTimeoutMs, pingGraceMs }) {
     this.#link = link;
-    this.#session = new Session(link, { timeoutMs: commandTimeoutMs });
+    this.#session = new Session(link, { timeoutMs: commandTimeoutMs, graceMs: pingGraceMs });
     /** Resolves with { session, result }, rejects with an `Ending`. */
     this.done = new Promise((resolve, reject) => (this.#settle = { resolve, reject }));
     this.#timer = after(timeoutMs, () => {

@@ -9,8 +9,6 @@ import { EverywireError, Ending } from "./errors.js";
 import { Alarm } from "./timing.js";
 
 const MAX_PENDING = 1_000;
-/** How much longer than the server's ping interval there may be silence. */
-const PING_GRACE_MS = 10_000;
 /** An alarm that is later than this was slept through. */
 const OVERSLEPT_MS = 3_000;
 const CHECK_TIMEOUT_MS = 4_000;
@@ -18,6 +16,8 @@ const CHECK_TIMEOUT_MS = 4_000;
 export class Session {
   #link;
   #timeoutMs;
+  /** How much longer than the server's ping interval there may be silence. */
+  #graceMs;
   #nextId = 1;
   #pending = new Map();
   #outgoing = [];
@@ -40,8 +40,9 @@ export class Session {
   /** Hears of the ending until the session is adopted. */
   onEnded = () => {};
 
-  constructor(link, { timeoutMs }) {
+  constructor(link, { timeoutMs, graceMs }) {
     this.#link = link;
+    this.#graceMs = graceMs;
     this.#timeoutMs = timeoutMs;
     link.sink = {
       replied: (replies) => this.#replied(replies),
@@ -151,13 +152,14 @@ export class Session {
 
   #ended(ending) {
     if (this.#ending) return;
-    if (!this.#handler) this.onEnded(ending);
+    this.#ending = ending;
+    // First of all whoever makes connections: those that wait for replies may ask for another.
+    if (this.#handler) this.#handler.ended(ending);
+    else this.onEnded(ending);
     this.#settle(ending);
-    this.#handler?.ended(ending);
   }
 
   #settle(ending) {
-    this.#ending ??= ending;
     this.#silence.clear();
     this.#check.clear();
     for (const { done, timer } of [...this.#pending.values()]) {
@@ -170,6 +172,7 @@ export class Session {
   /** End it from our side: whoever waits for a reply is told; the handler is not. */
   close(ending = new Ending("lost", "it was closed here")) {
     if (this.#ending) return;
+    this.#ending = ending;
     this.#link.close();
     this.#settle(ending);
   }
@@ -178,10 +181,10 @@ export class Session {
 
   #listen() {
     if (!this.#pingMs || this.#ending) return;
-    const dueMs = this.heardAtMs + this.#pingMs + PING_GRACE_MS;
+    const dueMs = this.heardAtMs + this.#pingMs + this.#graceMs;
     this.#silence.set(Math.max(0, dueMs - Date.now()), () => {
       const lateMs = Date.now() - dueMs;
-      if (this.heardAtMs + this.#pingMs + PING_GRACE_MS > Date.now()) this.#listen();
+      if (this.heardAtMs + this.#pingMs + this.#graceMs > Date.now()) this.#listen();
       else if (lateMs > OVERSLEPT_MS) this.check();
       else this.#link.end(new Ending("lost", "the server's ping did not come"));
     });
