@@ -121,7 +121,7 @@ class Interop:
 @asynccontextmanager
 async def interop(host: str = "own") -> AsyncIterator[Interop]:
     """Run a server with tokens and rules, for clients from anywhere."""
-    rules = {action: _OPEN for action in (Action.READ, Action.PUBLISH, Action.PRESENCE)}
+    rules = dict.fromkeys((Action.READ, Action.PUBLISH, Action.PRESENCE), _OPEN)
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(
             serving(
