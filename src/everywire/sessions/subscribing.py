@@ -265,6 +265,9 @@ def unsubscribe(line: Line, command_id: int, request: Target) -> None:
     subscription = line.subscriptions.get(request.channel)
     if subscription is not None:
         line.drop(subscription)
+    elif line.transport == POLL:
+        # The subscription was an earlier request's; its place in the channel is what is left of it.
+        line.shared.presence.leave(request.channel, line.client)
     line.reply(Reply(id=command_id, unsubscribe=Empty()))
 
 
