@@ -20,6 +20,7 @@ from everywire.access.hooks import Caller, Hooks, SubscribeDecision
 from everywire.access.identity import Action
 from everywire.brokers.base import Page
 from everywire.core import codes
+from everywire.core.limits import Limits
 from everywire.core.settings import ChannelSettings, SettingsTable, Window
 from everywire.sessions.dialects import HTTP_STREAM_JSON, WEBSOCKET_JSON
 from everywire.testing.delayed_broker import DelayedBroker, Faults
@@ -84,6 +85,7 @@ class Follower(Client):
         self.under_way: dict[str, int] = {}
         """The command that subscribes to a channel, by channel."""
         self.live: set[str] = set()
+        self.unanswered: dict[str, list[int]] = {channel: [] for channel in CHANNELS}
 
     def begin(self) -> None:
         self.send_commands({"id": 1, "connect": {}})
@@ -100,13 +102,16 @@ class Follower(Client):
         if position is not None:
             request |= {"recover": True, "epoch": position[0], "offset": position[1]}
         self.under_way[channel] = number
+        self.unanswered[channel].append(number)
         self.send_commands({"id": number, "subscribe": request})
 
     def leave(self, channel: str) -> None:
         self.under_way.pop(channel, None)
         self.live.discard(channel)
         self.person.number += 1
-        self.send_commands({"id": 10 + self.person.number, "unsubscribe": {"channel": channel}})
+        number = 10 + self.person.number
+        self.unanswered[channel].append(number)
+        self.send_commands({"id": number, "unsubscribe": {"channel": channel}})
 
     def _again(self, channel: str) -> None:
         if self.person.client is self and channel in self.person.wanted:
@@ -117,6 +122,9 @@ class Follower(Client):
         if push is not None:
             self._take_push(push)
             return
+        for numbers in self.unanswered.values():
+            if reply.get("id") in numbers:
+                assert numbers.pop(0) == reply["id"], "answers about one channel overtook each other"
         for channel, number in tuple(self.under_way.items()):
             if number == reply.get("id"):
                 del self.under_way[channel]
@@ -178,6 +186,7 @@ class Run:
             seed=seed,
             table=self.table,
             hooks=hooks,
+            limits=Limits(max_recovery_publications=4),
             public={action: ["*"] for action in Action},
         )
         self.resets = resets
@@ -264,6 +273,7 @@ class Run:
     def check(self) -> None:
         client = self.person.client
         assert client is not None and client.session.is_idle
+        assert not any(client.unanswered.values())
         kept: dict[tuple[str, str, int], Any] = {}
         for channel in CHANNELS:
             pages: list[Page] = []
