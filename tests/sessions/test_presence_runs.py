@@ -78,7 +78,7 @@ class Run:
         """Open clients, and the node that each is connected to."""
         self.states: dict[str, str] = {}
         self.clients: list[Client] = []
-        self.polled: set[tuple[str, str]] = set()
+        self.seen: set[tuple[str, str]] = set()
         self.count = 0
 
     def info_of(self, number: int) -> Any:
@@ -97,11 +97,12 @@ class Run:
         if what == "open" and client not in self.open:
             presence.enter("room", client, self.info_of(number))
             self.open[client] = where
+            self.seen.add((client, where))
         elif what == "close" and self.open.get(client, where) == where:
             presence.leave("room", client)
             self.open.pop(client, None)
         elif what == "poll" and client not in self.open:
-            self.polled.add((client, where))
+            self.seen.add((client, where))
             presence.touch("room", client, self.info_of(number))
         elif what == "update" and client in self.open:
             self.count += 1
@@ -116,8 +117,8 @@ class Run:
         for client, node in self.open.items():
             if node in self.cluster.nodes:
                 assert client in await self.cluster.listed(node), "who is connected here is not listed"
-        # (A lease that another node is writing at this moment may still arrive.)
-        elsewhere = any(client == one and where != node for one, node in self.polled)
+        # (What another node is writing or telling at this moment may still arrive.)
+        elsewhere = any(client == one and where != node for one, node in self.seen)
         if what == "close" and not elsewhere:
             assert client not in await self.cluster.listed(where) or client in self.open
 
