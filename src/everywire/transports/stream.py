@@ -206,7 +206,8 @@ class Stream:
 
     def _is_due(self) -> None:
         self.deadline = None
-        left_s = None if self.stay is None else self.stay.warning_s()
+        is_of_age = self._service.hub.time() >= self._ends_s
+        left_s = None if self.stay is None or is_of_age else self.stay.warning_s()
         if left_s is None:
             self._finish(codes.EXPIRED, random.randrange(_SOON_MS))
         else:
