@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from everywire.client.errors import Busy, ClientError, ConnectionLost, Refused, TokenExpired
-from everywire.client.links import Link, StateOfSession, connect_failure
+from everywire.client.links import Link, StateOfSession, check_disconnect, connect_failure
 from everywire.codecs.centrifuge.messages import Command, ConnectResult, Empty, Reply
 
 __all__ = ["Attempted", "Proven", "choose"]
@@ -137,7 +137,9 @@ async def _go_both_ways(link: Link, state: StateOfSession) -> Proven:
     ticks = 0
     kept: list[Reply] = []
     while connected is None or not is_answered or ticks < link.ticks:
-        for reply in await link.receive():
+        replies = await link.receive()
+        check_disconnect(replies)
+        for reply in replies:
             if reply.id == connect.id and reply.error is not None:
                 raise connect_failure(reply.error)
             if reply.connect is not None and reply.id == connect.id:

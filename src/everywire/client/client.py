@@ -30,7 +30,6 @@ from everywire.client.subscription import (
     read_info,
     read_publication,
 )
-from everywire.client.wires import is_final
 from everywire.codecs.centrifuge.messages import (
     Command,
     ConnectRequest,
@@ -225,23 +224,44 @@ class Client:
         if self._connection.end is not None:
             raise self._connection.end
         if self._connection.is_live:
-            self._connection.do(self._subscribe([subscription]))
+            self._connection.do(self._adjust(subscription))
 
-    async def unsubscribe(self, subscription: Subscription, is_final: bool) -> None:
+    async def unsubscribe(self, subscription: Subscription) -> None:
         """Leave on the server, if there is a connection."""
-        if is_final and self._subscriptions.get(subscription.channel) is subscription:
+        if self._subscriptions.get(subscription.channel) is subscription:
             del self._subscriptions[subscription.channel]
         if self._connection.is_live:
-            try:
-                await self._connection.call(Command(unsubscribe=Target(channel=subscription.channel)))
-            except (ConnectionLost, CommandError):
-                pass  # a connection that is gone follows nothing
+            await self._adjust(subscription)
+
+    async def _adjust(self, subscription: Subscription) -> None:
+        """Subscribe or leave on the server until that is as it is wanted here; one step after the other."""
+        if subscription.is_adjusting:
+            return
+        subscription.is_adjusting = True
+        try:
+            while True:
+                if not subscription.is_on_server:
+                    if not subscription.is_followed:
+                        return
+                    await self._subscribe([subscription])
+                if subscription.is_followed and not subscription.has_dropped:
+                    return
+                subscription.is_on_server = subscription.has_dropped = False
+                try:
+                    await self._connection.call(Command(unsubscribe=Target(channel=subscription.channel)))
+                except CommandError:
+                    pass  # the server has forgotten it already
+        except ConnectionLost:
+            pass  # a connection that is gone follows nothing; the next one begins anew
+        finally:
+            subscription.is_adjusting = False
 
     async def _subscribe(self, subscriptions: Sequence[Subscription]) -> None:
         commands = []
         for subscription in subscriptions:
+            subscription.is_on_server = True
             token = "" if subscription.get_token is None else await subscription.get_token()
-            if subscription.is_wanted and not subscription.is_held_up:
+            if subscription.is_on_server:
                 commands.append(self._subscribe_command(subscription, token))
         if commands:
             await self._connection.send(commands)
@@ -250,6 +270,8 @@ class Client:
         def take(reply: Reply) -> None:
             if self._subscriptions.get(subscription.channel) is not subscription:
                 return
+            if not subscription.is_followed:
+                return  # it is being left again
             if reply.subscribe is not None:
                 is_first = not subscription.is_subscribed
                 subscription.subscribed(reply.subscribe)
@@ -265,6 +287,7 @@ class Client:
         if error.number == codes.ALREADY_SUBSCRIBED.number:
             return
         has_expired = error.number == codes.TOKEN_EXPIRED.number and subscription.get_token is not None
+        subscription.is_on_server = False
         if error.is_temporary or has_expired:
             self._connection.do(self._subscribe_later(subscription))
         else:
@@ -273,7 +296,7 @@ class Client:
 
     async def _subscribe_later(self, subscription: Subscription) -> None:
         await asyncio.sleep(RESUBSCRIBE_S)
-        await self._subscribe([subscription])
+        await self._adjust(subscription)
 
     async def _refresh_subscription(self, subscription: Subscription, ttl_s: int) -> None:
         while ttl_s and subscription.get_token is not None:
@@ -301,7 +324,7 @@ class Client:
         return [self._subscribe_command(each) for each in self._followed()]
 
     def _followed(self) -> list[Subscription]:
-        return [each for each in self._subscriptions.values() if each.is_wanted and not each.is_held_up]
+        return [each for each in self._subscriptions.values() if each.is_followed]
 
     async def fetch_token(self, has_expired: bool) -> None:
         """Have a token ready, if tokens come from somewhere."""
@@ -321,17 +344,16 @@ class Client:
 
     async def restore(self) -> None:
         """Subscribe again to all that is followed, each from where it stands."""
-        followed = self._followed()
-        for subscription in followed:
-            subscription.is_subscribed = False
-        await self._subscribe(followed)
+        for subscription in self._subscriptions.values():
+            subscription.is_subscribed = subscription.is_on_server = False
+        await self._subscribe(self._followed())
 
     def disconnected(self, reason: str, delay_s: float) -> None:
         """Tell whoever wants to know."""
         if self._refresh is not None:
             self._refresh.cancel()
         for subscription in self._subscriptions.values():
-            subscription.is_subscribed = False
+            subscription.is_subscribed = subscription.is_on_server = False
         if self._lost is not None:
             self._lost(reason, delay_s)
 
@@ -370,11 +392,6 @@ class Client:
         elif push.message is not None:
             if self.on_message is not None:
                 self.on_message(read_field(push.message.data))
-        elif push.disconnect is not None:
-            said = f"the server ended it with {push.disconnect.code}: {push.disconnect.reason}"
-            if is_final(push.disconnect.code):
-                raise Refused(said, push.disconnect.code)
-            raise ConnectionLost(said)
         elif push.subscribe is not None:
             self._server_side[push.channel] = push.subscribe.epoch
         elif push.unsubscribe is not None:
@@ -387,26 +404,17 @@ class Client:
     def settled(self) -> None:
         """Leave the channels whose readers are behind."""
         for subscription in self._subscriptions.values():
-            if subscription.is_held_up and not subscription.is_leaving:
-                subscription.is_leaving = True
-                self._connection.do(self._leave(subscription))
-
-    async def _leave(self, subscription: Subscription) -> None:
-        try:
-            await self.unsubscribe(subscription, False)
-        finally:
-            subscription.is_leaving = False
-        if not subscription.is_held_up and subscription.is_wanted:
-            await self._subscribe([subscription])
+            if subscription.has_dropped and subscription.is_on_server:
+                self._connection.do(self._adjust(subscription))
 
     def _unsubscribed(self, channel: str, code: int, reason: str) -> None:
         self._server_side.pop(channel, None)
         subscription = self._subscriptions.get(channel)
         if subscription is None:
             return
-        subscription.is_subscribed = False
+        subscription.is_subscribed = subscription.is_on_server = False
         if code >= codes.SUBSCRIPTION_GAP.number:
-            self._connection.do(self._subscribe([subscription]))
+            self._connection.do(self._adjust(subscription))
         else:
             del self._subscriptions[channel]
             subscription.end(CommandError(f"the server ended this subscription: {reason}", code))

@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn, Protocol
 from everywire.client.backoff import Backoff
 from everywire.client.choosing import Attempted, Proven, choose
 from everywire.client.errors import ClientError, CommandError, ConnectionLost, Refused, TokenExpired
-from everywire.client.links import LINKS, Link, LinkOptions
+from everywire.client.links import LINKS, Link, LinkOptions, check_disconnect
 from everywire.codecs.centrifuge.messages import (
     Command,
     ConnectRequest,
@@ -313,6 +313,7 @@ class Connection:
             else:
                 self.do(self.send([Command()]))  # the answer to a ping
         self._delegate.settled()
+        check_disconnect(replies)
 
 
 _LOST: Final = -1

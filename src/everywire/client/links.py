@@ -26,7 +26,7 @@ from everywire.codecs.websocket import BinaryMessage, CloseReceived, Failed, Tex
 from everywire.core import codes
 from everywire.core.errors import TooLarge
 
-__all__ = ["LINKS", "Link", "LinkOptions", "StateOfSession", "connect_failure"]
+__all__ = ["LINKS", "Link", "LinkOptions", "StateOfSession", "check_disconnect", "connect_failure"]
 
 OPEN_TIMEOUT_S: Final = 5.0
 SUBPROTOCOL: Final = "centrifuge-json"
@@ -93,6 +93,13 @@ def decode(text: bytes | str) -> Reply:
         return _DECODER.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConnectionLost(f"the server sent what is not the protocol's: {error}") from None
+
+
+def check_disconnect(replies: Sequence[Reply]) -> None:
+    """Raise what the server's last words mean, if they are there: on streams and polls they are a push."""
+    for reply in replies:
+        if reply.push is not None and reply.push.disconnect is not None:
+            raise ended(reply.push.disconnect.code, reply.push.disconnect.reason)
 
 
 def connect_failure(error: ErrorReply) -> ConnectionLost | Refused:
@@ -255,6 +262,7 @@ class PollLink:
         self._state = state
         self._session = ""
         self._inbox: asyncio.Queue[list[Reply] | Exception] = asyncio.Queue(16)
+        self._is_read = False
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -267,7 +275,12 @@ class PollLink:
         """Return the replies of the next answer."""
         if self._task is None and self._session:
             self._task = asyncio.create_task(self._poll_on())
+        if self._is_read:
+            # Only now is what came last taken in: what is asked next begins behind it.
+            self._inbox.task_done()
+            self._is_read = False
         found = await self._inbox.get()
+        self._is_read = True
         if isinstance(found, Exception):
             raise found
         return found
@@ -303,6 +316,7 @@ class PollLink:
 
     async def _poll_once(self) -> None:
         """Ask, held by the server, unless what is followed changes meanwhile: then ask anew."""
+        await self._inbox.join()
         self._changed.clear()
         subscriptions = self._state.subscriptions()
         if not subscriptions and not self.wait_s:

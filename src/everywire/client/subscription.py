@@ -70,8 +70,8 @@ class Owner(Protocol):
     def subscribe(self, subscription: Subscription) -> None:
         """Subscribe on the server as soon as there is a connection."""
 
-    async def unsubscribe(self, subscription: Subscription, is_final: bool) -> None:
-        """Leave on the server; for good, or until the reader has caught up."""
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Leave on the server."""
 
 
 class _Binary(Struct, forbid_unknown_fields=True):
@@ -149,9 +149,13 @@ class Subscription:
         self.is_wanted = False
         """Whether this subscription is to be there when there is a connection."""
         self.is_held_up = False
-        """Whether it left its channel because its reader is behind."""
-        self.is_leaving = False
-        """Whether the server is being told so."""
+        """Whether it stays out of its channel because its reader is behind."""
+        self.has_dropped = False
+        """Whether something was dropped since, so that it must leave and come back from its position."""
+        self.is_on_server = False
+        """Whether the server was told last to subscribe."""
+        self.is_adjusting = False
+        """Whether the server is being told."""
         self.data: Any = None
         """What the application said at the last subscribe."""
         self.get_token = get_token
@@ -164,6 +168,11 @@ class Subscription:
         self._news = asyncio.Event()
         self._error: ClientError | None = None
         self._is_over = False
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether this subscription is to be there on the server."""
+        return self.is_wanted and not self.is_held_up
 
     # -- what its reader does ---------------------------------------------------
 
@@ -195,7 +204,7 @@ class Subscription:
         """Leave the channel; the position stays, and a later `subscribe` goes on from there."""
         self.is_wanted = False
         self.end(None)
-        await self._owner.unsubscribe(self, True)
+        await self._owner.unsubscribe(self)
 
     def __aiter__(self) -> AsyncIterator[Item]:
         """Read items until the subscription ends."""
@@ -240,6 +249,7 @@ class Subscription:
             self._tell_gap(result)
         if not result.recovered:
             self.epoch, self.offset = result.epoch, result.offset
+        self.has_dropped = False
         self.epoch = result.epoch or self.epoch
         self._knows_place = result.recoverable
         if result.has_snapshot:
@@ -259,8 +269,10 @@ class Subscription:
 
     def published(self, publication: Pub) -> None:
         """Take a publication, unless it was taken before (two connections overlap while one moves)."""
+        if not self.is_subscribed:
+            return  # it is of a subscription that was left: what it missed comes with the next one
         if publication.offset:
-            if publication.offset <= self.offset or self.is_held_up:
+            if publication.offset <= self.offset:
                 return
             self.offset = publication.offset
         self._put(read_publication(self.channel, self.epoch, publication))
@@ -288,7 +300,7 @@ class Subscription:
         self._queue.append(item)
         self._news.set()
         if len(self._queue) >= self._max_queued and not self.is_held_up:
-            self.is_held_up = True
+            self.is_held_up = self.has_dropped = True
             self.is_subscribed = False
 
     @property
