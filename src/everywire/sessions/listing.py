@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from everywire.brokers.base import Leases
+from everywire.core.errors import BrokerError, EverywireError
 
 __all__ = ["Listing"]
 
@@ -18,7 +19,7 @@ __all__ = ["Listing"]
 class Reading:
     """One reading of a channel's leases, by one task, for all who asked before it began."""
 
-    __slots__ = ("askers", "found", "moves", "task")
+    __slots__ = ("askers", "error", "found", "moves", "task")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
@@ -27,6 +28,7 @@ class Reading:
         self.moves: dict[str, bytes | None] | None = None
         """Who moved since it began, with what is the case now; None before it began."""
         self.found: dict[str, bytes] | None = None
+        self.error: EverywireError | None = None
 
     def move(self, client: str, value: bytes | None) -> None:
         """Apply what happened to a member."""
@@ -83,7 +85,8 @@ class Listing:
         reading.askers += 1
         try:
             await asyncio.shield(reading.task)
-            assert reading.found is not None
+            if reading.found is None:
+                raise reading.error or BrokerError("the members were not read")
             return reading.found
         finally:
             reading.askers -= 1
@@ -106,6 +109,8 @@ class Listing:
             found.update(self._sure(channel))
             reading.found = found
             self._on_read(channel, found)
+        except EverywireError as error:
+            reading.error = error  # for all who asked, of whom there may be none any more
         finally:
             if not reading.askers:
                 self._drop(channel, reading)
@@ -114,8 +119,6 @@ class Listing:
         readings = self._readings.get(channel, [])
         if reading in readings:
             readings.remove(reading)
-            if reading.task is not None and reading.task.done() and not reading.task.cancelled():
-                reading.task.exception()  # nobody may be left who would want to know
         if not readings:
             self._readings.pop(channel, None)
 
