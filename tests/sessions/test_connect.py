@@ -17,7 +17,7 @@ from everywire.core import codes
 from everywire.core.errors import BadRequest, EverywireError, Forbidden, LimitExceeded
 from everywire.core.limits import Limits
 from everywire.sessions.commands import info_text
-from everywire.sessions.connecting import complete_request
+from everywire.sessions.completing import complete_request
 from tests.sessions.driving import Client, World
 
 

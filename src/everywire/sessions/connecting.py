@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Final
 from uuid import uuid4
@@ -23,72 +22,35 @@ from everywire.codecs.centrifuge.messages import (
     ConnectResult,
     Push,
     Reply,
-    SubscribeRequest,
     SubscribeResult,
 )
 from everywire.core import codes
-from everywire.core.errors import BadRequest, EverywireError, InvalidToken, LimitExceeded, RequestError
+from everywire.core.errors import EverywireError, InvalidToken, LimitExceeded, RequestError
 from everywire.core.names import is_name
 from everywire.core.position import Place
-from everywire.sessions.answers import as_end, field, field_bytes
+from everywire.sessions.answers import as_end, field_bytes
 from everywire.sessions.asking import asked
-from everywire.sessions.expiry import is_soon, plan_expiry, ttl_of
-from everywire.sessions.keepalive import keep_alive, ping_s
+from everywire.sessions.completing import complete_request
+from everywire.sessions.expiry import plan_expiry
+from everywire.sessions.greeting import has_news, make_result
+from everywire.sessions.keepalive import keep_alive
 from everywire.sessions.line import POLL, Line
 from everywire.sessions.passes import Pass
 from everywire.sessions.preparing import Preparation
 from everywire.sessions.subscribing import give_terms, joined
 from everywire.sessions.subscription import Subscription
 
-__all__ = ["complete_request", "connect"]
+__all__ = ["connect"]
 
 _log = logging.getLogger("everywire.sessions")
 
 _SESSION_ID_BYTES: Final = 24
-_MAX_NAME_CHARACTERS: Final = 64
-_MAX_HEADERS: Final = 32
-_MAX_HEADER_CHARACTERS: Final = 16 * 1024
-_NOT_EMULATED: Final = frozenset(
-    {"cookie", "origin", "host", "forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip"}
-)
-"""Header fields that browsers or proxies vouch for: a page must not be able to make them up."""
-_NOT_EMULATED_PREFIXES: Final = ("x-forwarded-", "sec-", "proxy-", "remote-", "x-remote-", "x-auth-request-")
 
 
 def connect(line: Line, command_id: int, request: ConnectRequest) -> None:
     """Begin to connect."""
     line.begin()
     _Connecting(line, command_id, request).begin()
-
-
-def complete_request(carried: AuthRequest, request: ConnectRequest) -> AuthRequest:
-    """Return what the carrier's request brought, completed by what the connect command brings.
-
-    Raises `BadRequest` when that is too much. A header field of the command counts only where the request
-    itself has none, and never one that browsers or proxies vouch for.
-    """
-    if len(request.headers) > _MAX_HEADERS or (
-        sum(len(name) + len(value) for name, value in request.headers.items()) > _MAX_HEADER_CHARACTERS
-    ):
-        raise BadRequest("the connect command brings too many headers")
-    if len(request.name) > _MAX_NAME_CHARACTERS or len(request.version) > _MAX_NAME_CHARACTERS:
-        raise BadRequest(f"name and version are at most {_MAX_NAME_CHARACTERS} characters")
-    headers = dict(carried.headers)
-    for name, value in request.headers.items():
-        name = name.lower()
-        if name not in _NOT_EMULATED and not name.startswith(_NOT_EMULATED_PREFIXES):
-            headers.setdefault(name, value)
-    return replace(
-        carried,
-        headers=headers,
-        token=request.token or carried.token,
-        # The command's own token counts before the URL's. Where the command itself stood in the URL, its
-        # carrier said so, and left no other token.
-        is_token_in_query=carried.is_token_in_query and not (request.token and carried.token),
-        data=field_bytes(request.data),
-        name=request.name,
-        version=request.version,
-    )
 
 
 class _Connecting:
@@ -282,7 +244,8 @@ class _Connecting:
             origin=line.request.origin,
             method=line.request.method,
         )
-        result = self._result()
+        subs = {channel: result for channel, (_, result, _) in self._results.items()}
+        result = make_result(line, self._request, self._decision.data, subs)
         line.is_connected = line.is_introduced = line.is_entered = True
         shared.registry.enter(line)
         shared.counters.connected += 1
@@ -293,33 +256,6 @@ class _Connecting:
         plan_expiry(line)
         line.finish()
 
-    def _result(self) -> ConnectResult:
-        line, shared = self._line, self._line.shared
-        is_poll = line.transport == POLL
-        is_one_way = line.carrier.dialect.is_one_way
-        result = ConnectResult(
-            client=line.client,
-            version=shared.version,
-            data=field(self._decision.data, line.carrier.dialect.is_binary),
-            subs={channel: result for channel, (_, result, _) in self._results.items()},
-            ping=ping_s(line),
-            pong=not is_one_way and ping_s(line) > 0,
-            session=line.session_id,
-        )
-        if is_poll:
-            result.session = shared.passes.issue(line.client, line.identity.user)
-        if line.carrier.is_emulated:
-            result.node = shared.hub.broker.node
-        expires_s = line.identity.expires_s
-        if expires_s is not None and self._request.token:
-            line.can_refresh = not is_one_way and not is_poll
-            if not is_one_way:
-                result.expires = True
-                result.ttl = ttl_of(line, expires_s)
-        # Who was just told how little is left, or asks again with every poll, need not be told once more.
-        line.is_forewarned = is_poll or (result.expires and is_soon(line))
-        return result
-
     def _tell(self, result: ConnectResult) -> None:
         line = self._line
         opened = [subscription for subscription, _, _ in self._results.values()]
@@ -328,7 +264,7 @@ class _Connecting:
         if line.carrier.dialect.is_one_way:
             line.push(Push(connect=result))
         else:
-            line.reply(Reply(id=self._id, connect=result), is_news=_has_news(result, self._request.subs))
+            line.reply(Reply(id=self._id, connect=result), is_news=has_news(result, self._request.subs))
             line.write_replies()
         for subscription, _, hears_presence in self._results.values():
             if line.subscriptions.get(subscription.channel) is subscription:
@@ -349,12 +285,3 @@ class _Connecting:
         line.drop_all()
         line.fail(self._id, error)
         line.finish()
-
-
-def _has_news(result: ConnectResult, wishes: Mapping[str, SubscribeRequest]) -> bool:
-    """Say whether a connect reply tells what its client did not know: publications of server-side
-    subscriptions, or that one of them begins or is gone."""
-    told = result.subs
-    if any(one.publications or not one.recovered for one in told.values()):
-        return True
-    return any(channel not in told for channel in wishes)

@@ -30,14 +30,9 @@ from everywire.sessions.connecting import connect
 from everywire.sessions.history import read_history
 from everywire.sessions.line import Line
 from everywire.sessions.refreshing import refresh, refresh_from_server, refresh_subscription
+from everywire.sessions.server_side import end_subscription, subscribe_from_server
 from everywire.sessions.shared import Shared
-from everywire.sessions.subscribing import (
-    end_subscription,
-    subscribe,
-    subscribe_from_server,
-    unsubscribe,
-    wait_behind,
-)
+from everywire.sessions.subscribing import subscribe, unsubscribe, wait_behind
 
 __all__ = ["Session"]
 
@@ -149,7 +144,7 @@ class Session(Line):
             return
         self.join_replies()
         while self.backlog and self._may_begin(self.backlog[0]):
-            command = self.backlog.popleft()
+            command = self.backlog.pop(0)
             if self.is_connected:
                 self.handle(command)
             else:

@@ -1,4 +1,4 @@
-"""Subscriptions: asked for by the client, begun by the server, and ended by either.
+"""Subscriptions that the client asks for, and ends.
 
 A subscribe command is authorized (by the rules, or by a subscription token), told to the application,
 prepared (`everywire.sessions.preparing`), answered, and only then read. Meanwhile, further commands about the
@@ -8,6 +8,7 @@ same channel wait for it, so that subscribe, unsubscribe and subscribe again kee
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from everywire.access.hooks import SubscribeDecision
 from everywire.access.identity import Action
@@ -16,16 +17,13 @@ from everywire.codecs.centrifuge.messages import (
     ClientInfo,
     Command,
     Empty,
-    Push,
     Reply,
-    SubscribePush,
     SubscribeRequest,
     SubscribeResult,
     Target,
 )
 from everywire.core import codes
-from everywire.core.codes import Code
-from everywire.core.errors import EverywireError, Forbidden, InvalidToken, RequestError
+from everywire.core.errors import EverywireError, InvalidToken, RequestError
 from everywire.core.position import Place
 from everywire.sessions.answers import field, field_bytes, refused
 from everywire.sessions.asking import asked
@@ -35,18 +33,11 @@ from everywire.sessions.line import POLL, Line
 from everywire.sessions.preparing import Preparation
 from everywire.sessions.subscription import Subscription
 
-__all__ = [
-    "end_subscription",
-    "joined",
-    "settle",
-    "subscribe",
-    "subscribe_from_server",
-    "unsubscribe",
-    "wait_behind",
-]
+__all__ = ["give_terms", "joined", "subscribe", "unsubscribe", "wait_behind"]
 
-_MUST_RECOVER = 2
+_MUST_RECOVER: Final = 2
 """The flag's bit that turns an unrecoverable position into error 112."""
+_NOTHING: Final = SubscribeDecision()
 
 
 def wait_behind(line: Line, channel: str, command: Command) -> bool:
@@ -60,9 +51,6 @@ def wait_behind(line: Line, channel: str, command: Command) -> bool:
     subscription.waiting.append(command)
     line.begin()
     return True
-
-
-# -- by the client ---------------------------------------------------------------------
 
 
 def subscribe(line: Line, command_id: int, request: SubscribeRequest) -> None:
@@ -190,17 +178,14 @@ class _Subscribing:
         line.reply_and_open(Reply(id=self._id, subscribe=result), subscription, is_news=is_news)
         joined(line, subscription, self._wants_presence)
         line.finish()
-        settle(line, subscription)
+        _settle(line, subscription)
 
     def _fail(self, error: EverywireError) -> None:
         line = self._line
         line.drop(self._subscription)
         line.fail(self._id, error)
         line.finish()
-        settle(line, self._subscription)
-
-
-_NOTHING = SubscribeDecision()
+        _settle(line, self._subscription)
 
 
 def _merge(decision: SubscribeDecision, token: SubscriptionToken | None) -> SubscribeDecision:
@@ -249,7 +234,7 @@ def joined(line: Line, subscription: Subscription, hears_presence: bool) -> None
         plan_expiry(line)
 
 
-def settle(line: Line, subscription: Subscription) -> None:
+def _settle(line: Line, subscription: Subscription) -> None:
     """Begin the commands that waited for a subscription to be answered."""
     waiting, subscription.waiting = subscription.waiting, None
     for command in waiting or ():
@@ -269,59 +254,3 @@ def unsubscribe(line: Line, command_id: int, request: Target) -> None:
         # The subscription was an earlier request's; its place in the channel is what is left of it.
         line.shared.presence.leave(request.channel, line.client)
     line.reply(Reply(id=command_id, unsubscribe=Empty()))
-
-
-# -- by the server ---------------------------------------------------------------------
-
-
-def subscribe_from_server(
-    line: Line, channel: str, decision: SubscribeDecision, since: Place | None
-) -> None:
-    """Begin a subscription for a client: it is told by a push."""
-    full = len(line.subscriptions) >= line.shared.limits.max_session_channels
-    if channel in line.subscriptions or full:
-        return
-    subscription = Subscription(line, channel, line.info, is_server_side=True)
-    line.subscriptions[channel] = subscription
-    give_terms(line, subscription, decision)
-
-    def prepared(result: SubscribeResult | EverywireError) -> None:
-        if line.subscriptions.get(channel) is not subscription:
-            return  # ended while it was being made
-        if isinstance(result, EverywireError):
-            line.drop(subscription)
-            return
-        subscription.is_open = True
-        if result.publications:
-            # They come as pushes, from where the client stands.
-            subscription.place = Place(result.epoch, result.offset)
-            line.delivered -= len(result.publications)
-            line.shared.hub.counters.delivered -= len(result.publications)
-        told = SubscribePush(
-            recoverable=True,
-            positioned=True,
-            epoch=result.epoch,
-            offset=result.offset,
-            data=result.data,
-        )
-        line.push(Push(channel=channel, subscribe=told))
-        if line.subscriptions.get(channel) is subscription:
-            subscription.open(line.shared.hub)
-            joined(line, subscription, bool(decision.join_leave))
-
-    Preparation(line, subscription, decision, prepared, since=since).begin()
-
-
-def end_subscription(line: Line, channel: str, code: Code) -> None:
-    """End a subscription by order of the server. One that is being made is refused."""
-    subscription = line.subscriptions.get(channel)
-    if subscription is None:
-        return
-    if subscription.is_open:
-        line.push_unsubscribe(subscription, code)
-    elif subscription.is_server_side:
-        line.drop(subscription)
-    elif code.reconnect:
-        subscription.refusal = EverywireError(code.sentence, code=codes.INTERNAL)  # a temporary one
-    else:
-        subscription.refusal = Forbidden("this subscription was ended by the server", channel=channel)
