@@ -21,6 +21,11 @@ export class Following {
     this.#entries.set(subscribe.channel, { request: subscribe, id, position: null, refreshId: 0 });
   }
 
+  /** The channels that are followed by our own wish. */
+  get channels() {
+    return [...this.#entries.keys()];
+  }
+
   remove(channel) {
     this.#entries.delete(channel);
   }

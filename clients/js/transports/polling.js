@@ -33,6 +33,7 @@ export class LongPollLink extends Link {
   #lane = new Lane((commands) => this.#carry(commands), (error) => this.end(error));
   #requests = new AbortController();
   #held = null;
+  #isLive = false;
   #isChanged = false;
   #wake = () => {};
   #rest = new Alarm();
@@ -72,6 +73,7 @@ export class LongPollLink extends Link {
 
   /** This link was chosen: follow from here on. */
   async live() {
+    this.#isLive = true;
     while (!this.isOver) {
       this.#isChanged = false;
       try {
@@ -208,6 +210,20 @@ export class LongPollLink extends Link {
       this.#wake = resolve;
       this.#rest.set(restMs, resolve);
     });
+  }
+
+  /** Leave: without a word others would see this client in its channels until its time has run out. */
+  close() {
+    const channels = this.#following.channels;
+    if (!this.isOver && this.#isLive && channels.length) this.#sayGoodbye(channels).catch(() => {});
+    super.close();
+  }
+
+  async #sayGoodbye(channels) {
+    const connect = await this.#reconnect();
+    const leaving = channels.map((channel) => ({ id: this.#nextId++, unsubscribe: { channel } }));
+    const limit = new AbortController();
+    await this.#ask([connect, ...leaving], 0, limit.signal);
   }
 
   release() {
