@@ -168,3 +168,45 @@ async def test_closing_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) 
             await presence._leasing.close()
         assert "left to run out" in caplog.text
         assert isinstance(presence._leasing, Leasing)
+
+
+async def test_who_came_while_the_store_was_away_for_long_is_told_when_it_is_back() -> None:
+    async with Cluster("ab") as cluster:
+        listener = Listener()
+        cluster["b"].presence.listen("room", listener)
+        await cluster.pass_time(1)
+        away = Away(cluster, "a")
+        cluster["a"].presence.enter("room", "c1", info("c1"))
+        await cluster.pass_time(cluster.limits.presence_ttl_s)  # renewed meanwhile, in vain
+        away.is_away = False
+        cluster.store.far.leases.members = _nothing  # type: ignore[method-assign]
+        await cluster.pass_time(1.5)
+        assert listener.told == [("joined", "c1")]  # by the message: there was nothing to compare with
+
+
+async def _nothing(group: str) -> dict[str, bytes]:
+    raise BrokerError("not now")
+
+
+async def test_what_happens_while_a_write_fails_counts_more() -> None:
+    async with Cluster("ab") as cluster:
+        a = cluster["a"]
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        leases = a.broker.leases
+        put_many = leases.put_many
+
+        async def fail_late(_: object) -> None:
+            leases.put_many = put_many  # type: ignore[method-assign]
+            await answer
+
+        leases.put_many = fail_late  # type: ignore[method-assign,assignment]
+        for client in ("c1", "c2"):
+            a.presence.enter("room", client, info(client))
+        await cluster.settle()
+        a.presence.leave("room", "c1")
+        a.presence.update("room", "c2", b"2")
+        answer.set_exception(BrokerError("the link broke"))
+        await cluster.pass_time(2)
+        assert await cluster.listed("b") == {"c2"}
+        found = (await cluster["b"].presence.members("room")).clients["c2"]
+        assert bytes(found.chan_info) == b"2"  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -490,3 +491,20 @@ async def test_what_is_no_json_spoils_nobody_else(caplog: pytest.LogCaptureFixtu
         await cluster.settle()
         assert listener.present == {"c1": info("c1", "ann"), "c2": info("c2", "bob", "fine")}
         assert "no JSON text" in caplog.text
+
+
+async def test_a_listener_that_was_a_crowd_is_told_in_slices_and_not_after_it_went() -> None:
+    async with Cluster() as cluster:
+        presence = cluster["a"].presence
+        listeners = [Listener() for _ in range(1_000)]
+        for listener in listeners:
+            presence.listen("room", listener)
+        await cluster.settle()
+        presence.enter("room", "c1", info("c1"))
+        await asyncio.sleep(0)
+        told = sum(len(one.told) for one in listeners)
+        assert 0 < told < 1_000
+        late = next(one for one in reversed(listeners) if not one.told)
+        presence.unlisten("room", late)
+        await cluster.settle()
+        assert sum(len(one.told) for one in listeners) == 999 and not late.told

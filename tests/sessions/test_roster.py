@@ -119,3 +119,12 @@ def test_a_roster_that_has_outgrown_itself_notices_that_members_are_missing() ->
     assert bench.told == [("changed", "")] * 3
     bench.enter("c")
     assert bench.told[3:] == [("joined", "c")]
+
+
+def test_a_large_roster_that_changes_all_the_time_says_so_once_a_second() -> None:
+    bench = Bench(max_members=5)
+    bench.compare("a", "b", "c", "d", "e", "f", "g")
+    for number in range(100):
+        bench.enter(f"c{number}")
+        bench.passes(0.1)
+    assert 9 <= len(bench.told) <= 12
