@@ -219,6 +219,10 @@ class Subscription:
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
+        return self.take_nowait()
+
+    def take_nowait(self) -> Item:
+        """Return the next item that is here already (`queued` says how many are); else IndexError."""
         item = self._queue.popleft()
         if self.is_held_up and len(self._queue) <= self._max_queued // 2:
             self.is_held_up = False
