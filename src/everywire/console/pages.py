@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import NamedTuple
 
 # No inline script or style anywhere. ws: and wss: are named because older engines do not let 'self' match
@@ -77,7 +78,16 @@ def load_pages() -> dict[str, Page]:
         page = _page(name, entry.read_bytes())
         for path in _PLACES.get(name, (f"/race/{name}",)):
             pages[path] = page
+    for name, entry in _walk(_client(), ""):
+        if name.endswith(".js"):
+            pages[f"/client/{name}"] = _page(name, entry.read_bytes())
     return pages
+
+
+def _client() -> Traversable:
+    """Return the folder of the JavaScript client: inside the package, or beside it in a source tree."""
+    inside = files("everywire.console") / "client"
+    return inside if inside.is_dir() else Path(__file__).parents[3] / "clients" / "js"
 
 
 def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversable]]:
