@@ -341,3 +341,18 @@ async def test_a_user_in_several_places_at_once_is_ended_everywhere(serve: Serve
         for name, one in following.items():
             assert (await one.end())[0] in (403, 3503), name
         await until(lambda: is_empty(site))
+
+
+async def test_a_raw_socket_that_is_held_back_is_not_listened_to(serve: Serve) -> None:
+    limits = Limits(publish_burst_per_user=1, publish_rate_per_user=5.0, max_message_bytes=100_000)
+    async with serve(**knowing(limits=limits)) as site:
+        async with site.websocket("/channels/a", headers=bearer("ann"), close_timeout=0.1) as socket:
+            sent = 0
+            # Its own socket fills in the end: much more than what a connection may hold back.
+            with pytest.raises(TimeoutError):
+                while sent < 2_000:
+                    async with asyncio.timeout(0.1):
+                        await socket.send('"' + "x" * 50_000 + '"')
+                    sent += 1
+            assert socket.close_code is None
+        await until(lambda: is_empty(site))

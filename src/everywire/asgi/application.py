@@ -68,7 +68,7 @@ class AsgiApplication:
         self, exchange: HttpExchange | SocketExchange, pump: Pump, receive: Receive
     ) -> None:
         self._open.add(exchange)
-        listener = asyncio.create_task(self._listen(exchange, pump, receive))
+        listener = asyncio.create_task(self._listen(exchange, receive))
         try:
             self._handler(exchange)
             await pump.run()
@@ -81,10 +81,9 @@ class AsgiApplication:
             await asyncio.gather(listener, return_exceptions=True)
 
     @staticmethod
-    async def _listen(exchange: HttpExchange | SocketExchange, pump: Pump, receive: Receive) -> None:
+    async def _listen(exchange: HttpExchange | SocketExchange, receive: Receive) -> None:
         while exchange.take(await receive()):
-            # Who does not take our answers is not heard either.
-            await pump.idle()
+            await exchange.listening()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -100,7 +99,9 @@ def _request(scope: Scope) -> Request:
     headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         known = headers.get(name)
-        headers[name] = value if known is None else known + b", " + value
+        # Cookies of HTTP/2 come in several fields, which are one (RFC 9113 §8.2.3).
+        between = b"; " if name == b"cookie" else b", "
+        headers[name] = value if known is None else known + between + value
     raw_path = scope.get("raw_path") or scope["path"].encode()
     path = raw_path.decode("latin-1").partition("?")[0]
     root = scope.get("root_path") or ""

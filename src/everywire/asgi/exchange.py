@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -117,6 +118,10 @@ class HttpExchange:
 
     # -- what the application calls ----------------------------------------------
 
+    async def listening(self) -> None:
+        """Wait until more may be heard: who does not take our answers is not heard either."""
+        await self._pump.idle()
+
     def take(self, event: Event) -> bool:
         """Hear an event from the server; False when there is nothing more to hear."""
         if event["type"] == "http.disconnect":
@@ -167,6 +172,7 @@ class SocketExchange:
     __slots__ = (
         "_accepts_responses",
         "_driver",
+        "_ears",
         "_is_ended",
         "_max_bytes",
         "_pump",
@@ -185,6 +191,8 @@ class SocketExchange:
         self._accepts_responses = accepts_responses
         self._driver: MessageDriver | None = None
         self._waiting: Driver | None = None
+        self._ears: asyncio.Event | None = None
+        """Set while messages are heard; there is none before the first pause."""
         self._is_ended = False
 
     # -- what transports call (Exchange, MessageChannel) ---------------------------
@@ -222,6 +230,7 @@ class SocketExchange:
 
     def close(self, code: int, reason: str) -> None:
         """Close the WebSocket."""
+        self.resume_reading()
         self._pump.offer({"type": "websocket.close", "code": code, "reason": reason[:120]})
         self._pump.end()
 
@@ -230,10 +239,15 @@ class SocketExchange:
         self.close(1011, reason)
 
     def pause_reading(self) -> None:
-        """Do nothing: the next message is only asked for when the pump is idle."""
+        """Let the next message not be asked for."""
+        if self._ears is None:
+            self._ears = asyncio.Event()
+        self._ears.clear()
 
     def resume_reading(self) -> None:
-        """Do nothing."""
+        """Let it be asked for."""
+        if self._ears is not None:
+            self._ears.set()
 
     def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Refuse the handshake, with the response where the server can send one."""
@@ -268,6 +282,12 @@ class SocketExchange:
         """Note nothing: the log is the server's."""
 
     # -- what the application calls ----------------------------------------------------
+
+    async def listening(self) -> None:
+        """Wait until messages may be heard."""
+        await self._pump.idle()
+        if self._ears is not None and not self._is_ended:
+            await self._ears.wait()
 
     def take(self, event: Event) -> bool:
         """Hear an event from the server; False when there is nothing more to hear."""
