@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from everywire.core import codes
 from everywire.core.errors import BrokerError, EverywireError, RequestError
+from everywire.core.wheel import Slot
 from everywire.hub.hub import Hub
 
 __all__ = ["Answers", "Nodes"]
@@ -21,6 +22,7 @@ GROUP: Final = "/nodes"
 """The group of leases; no channel has a slash in its name."""
 _MAX_ASKED: Final = 64
 """Nodes asked at the same time."""
+_RETRY_S: Final = 1.0
 _log = logging.getLogger("everywire.sessions")
 
 
@@ -38,6 +40,8 @@ class Nodes:
         self._hub = hub
         self._broker = hub.broker
         self._limits = hub.limits
+        self._is_due = asyncio.Event()
+        self._deadline: Slot | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -57,6 +61,8 @@ class Nodes:
             return
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        if self._deadline is not None:
+            self._hub.deadlines.disarm(self, self._deadline)
         try:
             await self._broker.leases.drop(GROUP, self.own)
         except EverywireError:
@@ -64,15 +70,24 @@ class Nodes:
 
     async def _put(self) -> None:
         await self._broker.leases.put(GROUP, self.own, b"{}", self._limits.node_ttl_s)
+        self._wait(self._limits.node_ttl_s / 3)
+
+    def _wait(self, seconds: float) -> None:
+        self._is_due.clear()
+        self._deadline = self._hub.deadlines.arm(self, self._hub.time() + seconds, Nodes._set_due)
+
+    @staticmethod
+    def _set_due(self: Nodes) -> None:  # the wheel gives callbacks their owner
+        self._is_due.set()
 
     async def _renew(self) -> None:
-        rest_s = self._limits.node_ttl_s / 3
         while True:
-            await asyncio.sleep(rest_s)
+            await self._is_due.wait()
             try:
                 await self._put()
             except EverywireError as error:
                 _log.warning("this node's lease was not renewed: %s", error)
+                self._wait(_RETRY_S)
 
     async def names(self) -> list[str]:
         """Return the nodes that there are, this one included; sorted."""

@@ -140,8 +140,15 @@ def encode_order(order: Order) -> bytes:
 def decode_order(payload: bytes, node: str) -> Order | None:
     """Return the order that a node sent; None, and a line in the log, when it cannot be understood."""
     try:
-        return _decode_order(payload).order if is_known_version(payload, ORDERS, node) else None
-    except (msgspec.MsgspecError, RecursionError) as error:
+        if not is_known_version(payload, ORDERS, node):
+            return None
+        order = _decode_order(payload).order
+        if isinstance(order, DisconnectOrder):
+            end_code(order.code)
+        elif isinstance(order, UnsubscribeOrder):
+            unsubscribe_code(order.code)
+        return order
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadRequest) as error:
         _log.warning("ignored an order of node %s: %s", node, error)
         return None
 
