@@ -121,6 +121,23 @@ async def test_a_session_without_tasks_leaves_nothing_to_the_garbage_collector()
             gc.enable()
 
 
+async def test_a_session_that_ended_does_not_keep_its_carrier() -> None:
+    async with World() as world:
+        gc.collect()
+        gc.disable()
+        try:
+            client = await world.connected(token=world.token("ann", 100))
+            await client.subscribe("open", join_leave=True)
+            client.session.disconnect(codes.DISCONNECTED)
+            session, carrier = client.session, weakref.ref(client)
+            world.clients.clear()
+            del client
+            assert carrier() is None, gc.get_referrers(carrier())
+            assert session.is_ended
+        finally:
+            gc.enable()
+
+
 async def test_whatever_is_told_after_the_end_is_ignored() -> None:
     async with World() as world:
         client = await world.connected()

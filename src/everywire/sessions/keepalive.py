@@ -38,7 +38,8 @@ def ping_s(line: Line) -> int:
     """Return the interval of the protocol's pings that the client is told; 0 if there are none."""
     if line.transport == POLL or line.carrier.dialect.has_own_pings:
         return 0
-    return round(line.shared.limits.ping_interval_s)
+    interval_s = line.shared.limits.ping_interval_s
+    return max(round(interval_s), 1) if interval_s else 0
 
 
 def keep_alive(line: Line, ticks: int) -> None:
@@ -49,7 +50,7 @@ def keep_alive(line: Line, ticks: int) -> None:
     line.checked_s = now_s
     if line.transport != POLL:
         line.ping_due_s = now_s + _beat_s(line) * random.uniform(0.5, 1.0)
-    if ticks > 0:
+    if ticks > 0 and line.transport != POLL:
         line.ticks = line.ticks_left = min(ticks, limits.max_ticks)
         line.tick_due_s = now_s + limits.tick_interval_s
     line.arm()

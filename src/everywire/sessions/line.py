@@ -19,6 +19,7 @@ from everywire.core.wheel import Slot
 from everywire.sessions.answers import field
 from everywire.sessions.asking import asked
 from everywire.sessions.carrier import Carrier
+from everywire.sessions.departed import DEPARTED
 from everywire.sessions.holding import Holder
 from everywire.sessions.lanes import Lanes
 from everywire.sessions.shared import Shared
@@ -81,6 +82,7 @@ class Line(Holder):
     """How long a carrier that polls is going to hold its request."""
     memo: Any
     """What the application keeps with this session; None at first."""
+
     def __init__(self, shared: Shared, carrier: Carrier, request: AuthRequest) -> None:
         super().__init__(shared, carrier)
         self.transport = carrier.transport
@@ -214,14 +216,12 @@ class Line(Holder):
     def _end(self, code: Code, reason: str) -> None:
         if self.is_ended:
             return  # while it was written to, the carrier found out that the peer is gone
-        carrier = self.carrier
-        self.release(code)
-        carrier.note(self.delivered, code)
-        carrier.close(code, reason or code.sentence)
+        self.release(code).close(code, reason or code.sentence)
 
-    def release(self, code: Code | None) -> None:
-        """Let go of everything."""
+    def release(self, code: Code | None) -> Carrier:
+        """Let go of everything; return the carrier."""
         self.is_ended = True
+        carrier, self.carrier = self.carrier, DEPARTED
         shared = self.shared
         if self.slot is not None:
             shared.hub.deadlines.disarm(self, self.slot)
@@ -233,18 +233,20 @@ class Line(Holder):
                 shared.presence.leave(subscription.channel, self.client)
         if self.is_entered:
             shared.registry.leave(self)
+            shared.quotas.forget(self)
         if self.admission is not None:
             self.admission.release()
             self.admission = None
         if self.lanes is not None:
             self.lanes.close()
             self.lanes = None
-        shared.quotas.forget(self)
         self.on_idle = None
         self.backlog.clear()
         self.forget_replies()
+        carrier.note(self.delivered, code)
         if self.is_introduced:
             self.say_goodbye(code)
+        return carrier
 
     def say_goodbye(self, code: Code | None) -> None:
         """Tell the application, which was told that the session began, that it ended."""

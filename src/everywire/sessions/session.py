@@ -121,10 +121,8 @@ class Session(Line):
 
     def gone(self, reason: str) -> None:
         """Hear that the peer is gone: the session ends without a word."""
-        if self.is_ended:
-            return
-        self.release(None)
-        self.carrier.note(self.delivered)
+        if not self.is_ended:
+            self.release(None)
 
     def drain(self, retry_ms: int) -> None:
         """Hear that the server stops: the session ends with 3001."""
@@ -143,14 +141,16 @@ class Session(Line):
         if self.is_joining or self.is_ended:
             return
         self.join_replies()
-        while self.backlog and self._may_begin(self.backlog[0]):
-            command = self.backlog.pop(0)
-            if self.is_connected:
-                self.handle(command)
-            else:
-                self._begin(command)
-        # If the session ended, there is nothing left of what is looked at here.
-        self.flush()
+        try:
+            while self.backlog and self._may_begin(self.backlog[0]):
+                command = self.backlog.pop(0)
+                if self.is_connected:
+                    self.handle(command)
+                else:
+                    self._begin(command)
+        finally:
+            # If the session ended, there is nothing left of what is looked at here.
+            self.flush()
         if not self.is_ended:
             self._hold_back()
         if not self.is_ended and self.is_idle and self.on_idle is not None:
