@@ -25,7 +25,9 @@ async def reads(site: Site, name: str, headers: dict[str, str] | None = None, **
         await items.aclose()
 
 
-async def refusal(site: Site, name: str, headers: dict[str, str] | None = None, **query: Any) -> tuple[int, int]:
+async def refusal(
+    site: Site, name: str, headers: dict[str, str] | None = None, **query: Any
+) -> tuple[int, int]:
     """Return with what status and code a wire refuses."""
     with pytest.raises(Refused) as refused:
         await reads(site, name, headers, **query)
