@@ -8,8 +8,9 @@ range that is not kept any more, or is of another epoch, is error 112.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final, NamedTuple
 
 from everywire.access.identity import Action
 from everywire.brokers.base import Head, Page
@@ -17,11 +18,13 @@ from everywire.codecs.centrifuge.messages import HistoryRequest, HistoryResult, 
 from everywire.codecs.centrifuge.publication import as_pub
 from everywire.core import codes
 from everywire.core.errors import EverywireError, RequestError
+from everywire.core.limits import Limits
 from everywire.core.publication import Publication
+from everywire.hub.hub import Hub
 from everywire.sessions.commands import check_channel, check_room, if_allowed
 from everywire.sessions.line import Line
 
-__all__ = ["read_history"]
+__all__ = ["HistoryReading", "Kept", "history_result", "read_history"]
 
 _ATTEMPTS: Final = 3
 
@@ -30,22 +33,58 @@ def read_history(line: Line, command_id: int, request: HistoryRequest) -> None:
     """Answer with what is kept."""
     check_channel(request.channel)
     check_room(line)
-    if_allowed(line, command_id, Action.READ, request.channel, _Reading(line, command_id, request).begin)
+    shared = line.shared
+    reading = HistoryReading(shared.hub, shared.limits, request, partial(_answer, line, command_id))
+    if_allowed(line, command_id, Action.READ, request.channel, reading.begin)
+
+
+def _answer(line: Line, command_id: int, found: Kept | EverywireError) -> None:
+    if line.is_ended:
+        return
+    if isinstance(found, EverywireError):
+        line.fail(command_id, found)
+    else:
+        result = history_result(found, is_binary=line.carrier.dialect.is_binary)
+        line.reply(Reply(id=command_id, history=result), is_large=True)
+    line.finish()
+
+
+def history_result(found: Kept, *, is_binary: bool) -> HistoryResult:
+    """Return what was read as a message; ``is_binary`` as in `as_pub`."""
+    return HistoryResult(
+        publications=[as_pub(one, is_binary) for one in found.publications],
+        epoch=found.head.epoch,
+        offset=found.head.last,
+    )
 
 
 def _unrecoverable() -> EverywireError:
     return RequestError("what follows this position is gone", code=codes.UNRECOVERABLE)
 
 
-class _Reading:
-    """One history command under way."""
+class Kept(NamedTuple):
+    """What a channel keeps of a range, in the order that was asked for, and where the channel stands."""
 
-    __slots__ = ("_attempts", "_end", "_found", "_head", "_id", "_line", "_request", "_size")
+    publications: Sequence[Publication]
+    head: Head
 
-    def __init__(self, line: Line, command_id: int, request: HistoryRequest) -> None:
-        self._line = line
-        self._id = command_id
+
+class HistoryReading:
+    """One reading under way; ``done`` is called once, within `begin` if the log is in this process."""
+
+    __slots__ = ("_attempts", "_done", "_end", "_found", "_head", "_hub", "_limits", "_request", "_size")
+
+    def __init__(
+        self,
+        hub: Hub,
+        limits: Limits,
+        request: HistoryRequest,
+        done: Callable[[Kept | EverywireError], object],
+    ) -> None:
+        self._hub = hub
+        self._limits = limits
         self._request = request
+        self._done = done
         self._attempts = 0
         self._head = Head("", 1, 0)
         self._end = 0
@@ -58,35 +97,31 @@ class _Reading:
         self._attempts += 1
         self._found.clear()
         self._size = 0
-        channel = self._request.channel
-        self._line.shared.hub.broker.log.heads((channel,), self._heads_known)
+        self._hub.broker.log.heads((self._request.channel,), self._heads_known)
 
     def _heads_known(self, heads: Mapping[str, Head] | EverywireError) -> None:
         if isinstance(heads, EverywireError):
-            self._fail(heads)
+            self._done(heads)
             return
         self._head = head = heads[self._request.channel]
         try:
-            after, self._end = _range(self._request, head, self._line.shared.limits.max_history_publications)
+            after, self._end = _range(self._request, head, self._limits.max_history_publications)
         except EverywireError as error:
-            self._fail(error)
+            self._done(error)
             return
         self._read(after)
 
     def _read(self, after: int) -> None:
         if after >= self._end:
-            self._answer()
+            self._finish()
             return
-        limits = self._line.shared.limits
+        limits = self._limits
         count = min(self._end - after, limits.max_history_publications)
-        hub = self._line.shared.hub
-        hub.read(self._request.channel, after, count, limits.max_page_bytes, self._page_read)
+        self._hub.read(self._request.channel, after, count, limits.max_page_bytes, self._page_read)
 
     def _page_read(self, page: Page | EverywireError) -> None:
-        if self._line.is_ended:
-            return
         if isinstance(page, EverywireError):
-            self._fail(page)
+            self._done(page)
             return
         wanted = [one for one in page.publications if one.offset <= self._end]
         if page.head.epoch != self._head.epoch or (wanted and not self._follows(wanted[0])):
@@ -94,13 +129,13 @@ class _Reading:
             if self._attempts < _ATTEMPTS:
                 self.begin()
             else:
-                self._fail(_unrecoverable())
+                self._done(_unrecoverable())
             return
         self._keep(wanted)
         if self._request.reverse and wanted and wanted[-1].offset < self._end:
             self._read(wanted[-1].offset)
         else:
-            self._answer()
+            self._finish()
 
     def _follows(self, publication: Publication) -> bool:
         """Whether nothing is missing before it."""
@@ -113,36 +148,18 @@ class _Reading:
 
     def _keep(self, publications: Sequence[Publication]) -> None:
         """Keep within the bounds what is to be told: of a range read towards its end, the end."""
-        max_bytes = self._line.shared.limits.max_page_bytes
+        max_bytes = self._limits.max_page_bytes
         for one in publications:
             self._found.append(one)
             self._size += len(one.data)
         while self._request.reverse and self._size > max_bytes and len(self._found) > 1:
             self._size -= len(self._found.popleft().data)
 
-    def _answer(self) -> None:
-        line = self._line
-        if line.is_ended:
-            return
-        is_binary = line.carrier.dialect.is_binary
-        found = reversed(self._found) if self._request.reverse else self._found
-        line.reply(
-            Reply(
-                id=self._id,
-                history=HistoryResult(
-                    publications=[as_pub(one, is_binary) for one in found],
-                    epoch=self._head.epoch,
-                    offset=self._head.last,
-                ),
-            ),
-            is_large=True,
-        )
-        line.finish()
-
-    def _fail(self, error: EverywireError) -> None:
-        if not self._line.is_ended:
-            self._line.fail(self._id, error)
-            self._line.finish()
+    def _finish(self) -> None:
+        found = list(self._found)
+        if self._request.reverse:
+            found.reverse()
+        self._done(Kept(found, self._head))
 
 
 def _range(request: HistoryRequest, head: Head, most: int) -> tuple[int, int]:
