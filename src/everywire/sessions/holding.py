@@ -94,7 +94,7 @@ class Holder(Outlet):
             return
         if self.is_stalled:
             subscription.is_unsaid = True
-        elif not self.carrier.dialect.is_binary:
+        else:
             # An extension of ours, which other clients ignore: to have all of a crowd subscribe again
             # whenever somebody comes or goes would do more harm than an old list.
             self.push(Push(channel=subscription.channel, presence_changed=Empty()))
