@@ -37,7 +37,9 @@ export class Connector {
   #retry = new Alarm();
   #notBeforeMs = 0;
   #wokeAtMs = 0;
+  /** The transport that worked last, or is to be tried first. */
   #last;
+  #isLastKnown = false;
   #isNarrow = false;
   #renewals = 0;
   #climb = new Alarm();
@@ -61,12 +63,15 @@ export class Connector {
     this.#host = host;
     this.#names = options.transports.filter((name) => site.links.get(name).isAvailable(site));
     this.#backoff = new Backoff({ minMs: options.minReconnectMs, maxMs: options.maxReconnectMs });
-    this.#last = site.memory.recall();
   }
 
   start() {
     if (this.#isWanted) return;
     this.#isWanted = true;
+    if (!this.#last) {
+      this.#last = this.#site.memory.recall();
+      this.#isLastKnown = true;
+    }
     this.#attempt();
   }
 
@@ -120,8 +125,9 @@ export class Connector {
     const link = new (this.#site.links.get(name))(this.#site);
     const proof = new Proof(link, { ...this.#options, timeoutMs });
     const { credential } = this.#site;
+    const isKnown = this.#isLastKnown && name === this.#last;
     credential.forConnect({ isInUrl: link.constructor.isCredentialInUrl(this.#site) }).then(
-      (token) => proof.start({ ...(token && { token }), ...this.#host.connectRequest() }),
+      (token) => proof.start({ ...(token && { token }), ...this.#host.connectRequest() }, isKnown),
       (error) => proof.cancel(endingOf(error)),
     );
     return proof;
@@ -147,6 +153,7 @@ export class Connector {
   #take(session) {
     this.session = session;
     this.#last = session.transport;
+    this.#isLastKnown = true;
     this.#isNarrow = false;
     this.#site.memory.remember(session.transport);
   }
@@ -216,7 +223,10 @@ export class Connector {
   /** Drop the connection, if there is one, and make a new one at once: on `transport`, if it is named. */
   reconnect(transport) {
     if (!this.#isWanted) return;
-    if (transport) this.#last = transport;
+    if (transport) {
+      this.#isLastKnown &&= transport === this.#last;
+      this.#last = transport;
+    }
     this.#stopAttempts();
     const ending = new Ending("lost", "a new connection was asked for");
     this.#moving?.cancel(ending);

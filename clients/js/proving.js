@@ -2,7 +2,7 @@
 //
 // Three things are asked for: the reply to `connect`; a numbered tick or two behind it, each written on its own (a
 // proxy that holds bodies back would let a large reply through and swallow them); and the reply to a `ping` of ours,
-// sent the way that all later commands go.
+// sent the way that all later commands go. A transport that worked here not long ago need not wait for ticks.
 
 import { Ending } from "./errors.js";
 import { Session } from "./session.js";
@@ -17,6 +17,7 @@ export class Proof {
   #result = null;
   #isAnswered = false;
   #isOver = false;
+  #ticks = 0;
 
   /** @param {object} link one that was not opened yet */
   constructor(link, { timeoutMs, commandTimeoutMs, pingGraceMs }) {
@@ -35,19 +36,23 @@ export class Proof {
 
   /** What is still missing, in words. */
   describe() {
-    const { ticks, takesPingAtOnce } = this.#link.constructor;
+    const { takesPingAtOnce } = this.#link.constructor;
     if (!this.#result) return this.#link.phase;
-    if (this.#session.ticks < ticks) {
-      return `the reply came, but ${this.#session.ticks} of ${ticks} ticks: the body is held back`;
+    if (this.#session.ticks < this.#ticks) {
+      return `the reply came, but ${this.#session.ticks} of ${this.#ticks} ticks: the body is held back`;
     }
     return takesPingAtOnce ? "the ping was not answered" : "what is sent does not arrive: the ping was not answered";
   }
 
-  /** @param {object} request the ConnectRequest */
-  start(request) {
+  /**
+   * @param {object} request the ConnectRequest
+   * @param {boolean} [isKnown] whether this transport worked here not long ago
+   */
+  start(request, isKnown = false) {
     if (this.#isOver) return;
     const { ticks, takesPingAtOnce } = this.#link.constructor;
-    const connect = { connect: ticks ? { ...request, ticks } : request };
+    this.#ticks = isKnown ? 0 : ticks;
+    const connect = { connect: this.#ticks ? { ...request, ticks } : request };
     const ping = [{ ping: {} }, (error) => this.#pinged(error)];
     this.#session.onTick = () => this.#check();
     this.#session.onEnded = (ending) => this.#fail(ending);
@@ -69,8 +74,7 @@ export class Proof {
   }
 
   #check() {
-    const wanted = this.#link.constructor.ticks;
-    if (this.#isOver || !this.#result || !this.#isAnswered || this.#session.ticks < wanted) return;
+    if (this.#isOver || !this.#result || !this.#isAnswered || this.#session.ticks < this.#ticks) return;
     this.#finish();
     this.#session.client = this.#result.client ?? "";
     this.#settle.resolve({ session: this.#session, result: this.#result });

@@ -73,7 +73,7 @@ test("a stream whose ticks do not come is held back", async () => {
 
 test("a wire that carries nothing up is not taken", async () => {
   server.script.request = (request) => (isUpgrade(request) || path(request) === "/emulation" ? { status: 405 } : null);
-  const wire = open();
+  const wire = open({ headStartMs: 60_000 });
   await wire.connect();
   assert.equal(wire.transport, "long-poll");
   assert.match(wire.attempts[1].reason, /answered 405/);

@@ -1,0 +1,149 @@
+"""The JavaScript client on hostile paths, in Node and in Chromium: which transport wins, and why."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from tests.cli.commands import DEADLINE_S, running
+from tests.e2e.conftest import BROWSER, run_node
+from tests.e2e.hostile_proxy import HELD_BYTES, Faults, proxying
+from tests.e2e.test_browser import chromium
+
+SCRIPTS: Final = Path(__file__).parents[1] / "clients_js"
+CUT_S: Final = 3.0
+SECONDS_MS: Final = 9_000
+"""The first connection takes seconds, not tens of them, even here where many are made at once."""
+
+REFUSED = "handshake failed"
+SILENT = "answered, and then nothing came"
+HELD_BODY = "its body is held back"
+HELD_ANSWER = "the request was not answered"
+
+
+class Case(NamedTuple):
+    """A path, the transport that has to win on it, and why those before it did not."""
+
+    faults: dict[str, Any]
+    winner: str
+    reasons: dict[str, str] = {}  # noqa: RUF012
+
+
+STRIPPED: Final = {"strips_upgrade": True}
+FORBIDDEN: Final = {"forbids_upgrade": True}
+SILENCE: Final = {"is_silent": True}
+CUT: Final = {"cut_s": CUT_S}
+HELD: Final = {"held_bytes": HELD_BYTES}
+ALL_HELD: Final = {"holds_all": True}
+
+
+def cases() -> dict[str, Case]:
+    """Every fault, and every pair that can be."""
+    found = {"nothing": Case({}, "websocket")}
+    bodies = {"cut": CUT, "held": HELD, "all held": ALL_HELD}
+    for name, body in bodies.items():
+        found[name] = Case(body, "websocket")
+    upgrades = {
+        "stripped": (STRIPPED, REFUSED),
+        "forbidden": (FORBIDDEN, REFUSED),
+        "silence": (SILENCE, SILENT),
+    }
+    held_bodies = {"held": (HELD, HELD_BODY), "all held": (ALL_HELD, HELD_ANSWER)}
+    for name, (upgrade, why) in upgrades.items():
+        found[name] = Case(upgrade, "http_stream", {"websocket": why})
+        found[f"{name}, cut"] = Case(upgrade | CUT, "http_stream", {"websocket": why})
+        for body_name, (body, held) in held_bodies.items():
+            reasons = {"websocket": why, "http_stream": held, "sse": held}
+            found[f"{name}, {body_name}"] = Case(upgrade | body, "long-poll", reasons)
+    found["held, cut"] = Case(HELD | CUT, "websocket")
+    found["all held, cut"] = Case(ALL_HELD | CUT, "websocket")
+    found["stripped, all held, cut"] = Case(
+        STRIPPED | ALL_HELD | CUT,
+        "long-poll",
+        {"websocket": REFUSED, "http_stream": HELD_ANSWER, "sse": HELD_ANSWER},
+    )
+    return found
+
+
+CASES: Final = cases()
+
+
+async def chat_on(names: list[str], script: Path) -> dict[str, Any]:
+    """Run the chat on these paths at once, each in a room of its own."""
+    async with AsyncExitStack() as stack:
+        serving = await stack.enter_async_context(running("--dev", deadline_s=6 * DEADLINE_S))
+        asked = {}
+        for number, name in enumerate(names):
+            proxy = await stack.enter_async_context(proxying(serving.url, Faults(**CASES[name].faults)))
+            # Where paths are cut, the chat lasts long enough to be cut.
+            hold_ms = round(2000 * CUT_S) if "cut_s" in CASES[name].faults else 0
+            asked[name] = {"url": proxy.url, "room": f"room-{number}", "holdMs": hold_ms}
+        return await run_node(script, json.dumps(asked))
+
+
+def check_heard(name: str, told: dict[str, Any]) -> None:
+    """Both heard everything once and in the same order, and saw each other."""
+    assert told["present"] == ["alice", "bob"], name
+    alice, bob = told["talkers"]["alice"], told["talkers"]["bob"]
+    assert alice["seen"] == bob["seen"], name
+    ids = [message["id"] for message in alice["seen"]]
+    assert len(ids) == len(set(ids)) == 16, (name, ids)
+    assert [message["offset"] for message in alice["seen"]] == list(range(1, 17)), name
+    for talker in (alice, bob):
+        mine = [id_ for id_ in ids if id_.startswith(talker["name"])]
+        said = [f"{talker['name']} {index}" for index in range(5)]
+        assert mine[:5] == said, name
+        assert talker["gaps"] == [], name
+    assert alice["outcomes"][0] == "new", name
+    assert set(alice["outcomes"][1:]) == {"recovered"}, (name, alice["outcomes"])
+
+
+def check_choice(name: str, told: dict[str, Any]) -> None:
+    """The right transport won, in seconds, and it is told why the others did not."""
+    case = CASES[name]
+    alice, bob = told["talkers"]["alice"], told["talkers"]["bob"]
+    trail = (name, alice["first"], alice["connectMs"], alice["attempts"])
+    assert alice["first"] == bob["first"] == case.winner, trail
+    assert alice["connectMs"] < SECONDS_MS, trail
+    attempts = alice["attempts"]
+    first = attempts[: len(case.reasons) + 1]
+    assert {attempt["transport"] for attempt in first} == {*case.reasons, case.winner}, trail
+    for attempt in first:
+        if attempt["transport"] == case.winner:
+            assert attempt["outcome"] == "won", trail
+        else:
+            assert attempt["outcome"] in ("blocked", "late"), trail
+            assert case.reasons[attempt["transport"]] in attempt["reason"], trail
+    # Bob knows from alice what works here, and tries nothing else.
+    assert [(row["transport"], row["outcome"]) for row in bob["attempts"][:1]] == [(case.winner, "won")], name
+    if "cut_s" in case.faults and case.winner != "long-poll":
+        assert bob["losses"], name
+        assert any("broke off" in reason or "ended" in reason for reason in bob["losses"]), bob["losses"]
+
+
+def check(results: dict[str, Any]) -> None:
+    for name, told in results.items():
+        assert "error" not in told, f"{name}: {told['error']}"
+        check_heard(name, told)
+        check_choice(name, told)
+
+
+BATCHES: Final = [list(CASES)[start : start + 10] for start in range(0, len(CASES), 10)]
+
+
+@pytest.mark.parametrize("names", BATCHES, ids=["first half", "second half"])
+async def test_a_chat_in_node_on_every_path(names: list[str]) -> None:
+    check(await chat_on(names, SCRIPTS / "chat_node.mjs"))
+
+
+@pytest.mark.parametrize("names", BATCHES, ids=["first half", "second half"])
+async def test_a_chat_in_chromium_on_every_path(names: list[str]) -> None:
+    chromium()
+    results = await chat_on(names, BROWSER / "chat_page.mjs")
+    check(results)
+    for told in results.values():
+        assert all(key.startswith("everywire:http://") for key in told["remembered"])
