@@ -164,6 +164,8 @@ class Limits:
     # -- the server API --------------------------------------------------------------
     max_api_commands: int = 1_000
     """Commands of a batch, and channels of a broadcast."""
+    api_timeout_s: float = 30.0
+    """For one request, a whole batch included; then 503."""
     max_listed_channels: int = 10_000
     """Channels that a node lists; what is left out is told."""
 
