@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from everywire.core.position import Place, encode_position
-from tests.cli.commands import DEADLINE_S, Done, environment, everywire, started
+from tests.cli.commands import DEADLINE_S, Done, environment, everywire, running, started
 from tests.client.scripted import Peer, scripted
 
 ANSWER = {"offset": 7, "epoch": "e1", "position": "p7", "subscribers": 2}
@@ -335,3 +335,29 @@ async def test_feed_lines_stops_at_a_refusal() -> None:
         done = await everywire("feed", "lines", server.url, "a", stdin=b"1\n2\n")
         assert is_clean(done, 1)
         assert "answered 403" in done.err and "0 published" in done.err
+
+
+async def test_subscribe_by_a_session_reads_from_any_place_and_on_any_wire() -> None:
+    async with running("--dev") as serving:
+        for channel, value in (("a", 1), ("a", 2), ("b", 3)):
+            done = await everywire("publish", serving.url, channel, str(value))
+            assert is_clean(done, 0), done
+        options = ("--transport", "auto", "--json", "--count")
+        done = await everywire("subscribe", *options, "3", "--after", "earliest", serving.url, "a,b")
+        assert done.code == 0 and "connected by websocket" in done.err
+        rows = [json.loads(line) for line in done.out.splitlines()]
+        assert sorted((row["channel"], row["data"]) for row in rows) == [("a", 1), ("a", 2), ("b", 3)]
+        first = next(row["position"] for row in rows if row["data"] == 1)
+        done = await everywire("subscribe", *options, "1", "--after", first, serving.url, "a")
+        assert json.loads(done.out)["data"] == 2
+        async with started("subscribe", *options, "1", serving.url, "a") as process:
+            assert process.stderr is not None
+            assert b"connected" in await process.stderr.readline()
+            for value in range(100):
+                await everywire("publish", serving.url, "a", str(value))
+                if process.returncode is not None:
+                    break
+            assert await process.wait() == 0
+    async with running() as closed:
+        done = await everywire("subscribe", "--transport", "auto", closed.url, "a")
+        assert done.code == 1 and "credential" in done.err

@@ -12,18 +12,22 @@ import asyncio
 import binascii
 import sys
 import time
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Final, TextIO
 
 import msgspec
 
 from everywire.cli.connecting import Target, add_connection_arguments, read_target
-from everywire.client.items import Missed, Received
+from everywire.client.client import Client
+from everywire.client.items import Item, Missed, Received
 from everywire.client.reader import TRANSPORTS, subscribe
-from everywire.core.errors import BadRequest
+from everywire.core.errors import BadRequest, EverywireError
+from everywire.core.position import Place, Position
 
 __all__ = ["add_parser"]
 
+AUTO: Final = "auto"
 MAX_SHOWN_CHARACTERS: Final = 160
 REDRAW_S: Final = 0.1
 
@@ -39,8 +43,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("words", nargs="*", metavar="[URL] CHANNEL")
     parser.add_argument(
         "--transport",
-        choices=list(TRANSPORTS),
-        help="how to read (default: websocket for ws:// and wss://, else stream, which tells the most)",
+        choices=[*TRANSPORTS, AUTO],
+        help="how to read (default: websocket for ws:// and wss://, else stream, which tells the most); auto "
+        "is a session over whichever wire works",
     )
     parser.add_argument(
         "--after", metavar="POSITION", help="start after this position, or earliest, or latest (the default)"
@@ -82,15 +87,13 @@ def run(args: argparse.Namespace) -> int:
 
 async def _read(target: Target, transport: str, args: argparse.Namespace, show: Display) -> None:
     left = args.count
-    items = subscribe(
-        target.url,
-        target.words[0].split(","),
-        transport,
-        args.after,
-        target.headers,
-        tls=target.tls,
-        lost=show.lost,
-    )
+    channels = target.words[0].split(",")
+    if transport == AUTO:
+        items = _session(target, channels, args.after, show)
+    else:
+        items = subscribe(
+            target.url, channels, transport, args.after, target.headers, tls=target.tls, lost=show.lost
+        )
     async with aclosing(items):
         async for item in items:
             if isinstance(item, Missed):
@@ -101,6 +104,38 @@ async def _read(target: Target, transport: str, args: argparse.Namespace, show: 
                 left -= 1
                 if not left:
                     return
+
+
+async def _session(
+    target: Target, channels: Sequence[str], after: str | None, show: Display
+) -> AsyncGenerator[Item, None]:
+    """Read by a session: all channels over one connection, on the wire that proves itself."""
+    position = None if after in (None, "latest", "earliest") else Position.decode(after or "")
+    async with Client(target.url, headers=target.headers, tls=target.tls, lost=show.lost) as client:
+        news: asyncio.Queue[Item | BaseException] = asyncio.Queue(1)
+
+        async def read(channel: str) -> None:
+            since = Place("", 0) if after == "earliest" else position.place(channel) if position else None
+            try:
+                async with client.channel(channel, since=since) as subscription:
+                    async for item in subscription:
+                        if isinstance(item, Received | Missed):
+                            await news.put(item)
+            except EverywireError as error:
+                await news.put(error)
+
+        tasks = [asyncio.create_task(read(channel)) for channel in dict.fromkeys(channels)]
+        show.note(f"connected by {client.transport}")
+        try:
+            while True:
+                item = await news.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Display:
