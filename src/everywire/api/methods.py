@@ -7,6 +7,7 @@ Every method returns its result, or raises an `EverywireError` with the code to 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -57,6 +58,7 @@ _BINARY: Final = "application/octet-stream"
 _MAX_UNFINISHED: Final = 256
 """Publications of one broadcast that are on their way at the same time."""
 _T = TypeVar("_T")
+_log = logging.getLogger("everywire.api")
 
 
 class ApiCaller(NamedTuple):
@@ -273,7 +275,10 @@ class Methods:
         found = await asked("the handler of an rpc", hook(caller, request.method, params), timeout_s)
         if isinstance(found, EverywireError):
             raise found
-        return {"data": Raw(_json(found, "what the application returned") or b"null")}
+        if not _is_json(found):
+            _log.error("the application answers %s with what is no JSON text", request.method[:64])
+            raise EverywireError
+        return {"data": Raw(found)}
 
     # -- revocations ----------------------------------------------------------------------
 
