@@ -84,7 +84,7 @@ async def test_a_thousand_cuts_and_changes_of_wire(monkeypatch: pytest.MonkeyPat
             for channel in CHANNELS:
                 async with client.channel(channel, since=reader.places[channel]) as subscription:
                     reader.take(subscription)
-        assert cable.connections > CUTS
+        assert cable.connections > CUTS // 2
     for channel in CHANNELS:
         assert reader.read[channel] == list(range(published[channel])), channel
         assert published[channel] > 100
