@@ -265,6 +265,13 @@ class Authority:
                 partial(self._decided, asking, at, identity, action, channel),
             )
 
+    def is_open(self, action: Action, channels: Sequence[str]) -> bool:
+        """Whether anyone may do something to all of the channels, so that nobody need be asked about: it
+        stays so, for the rules do not change and no application is asked."""
+        return self.hooks.authorize is None and all(
+            self.rules.is_public(action, channel) for channel in channels
+        )
+
     def _refusal(self, identity: Identity, action: Action, channels: Sequence[str]) -> EverywireError | None:
         for channel in channels:
             if not self.rules.allow(identity, action, channel):

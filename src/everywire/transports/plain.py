@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from everywire.access.identity import NOBODY, Action, Identity
 from everywire.brokers.base import Head
@@ -59,6 +59,10 @@ _REMEMBERED: Final = 4096
 _MAX_REMEMBERED_CHARACTERS: Final = 1024
 
 
+Target: TypeAlias = tuple[tuple[str, ...], str, ReadQuery, Action, bool]
+"""Channels, what follows them in the path, the query, what is to be done, and whether anyone may."""
+
+
 class Asker(NamedTuple):
     """What the header fields of a request say, whatever it asks for."""
 
@@ -81,7 +85,7 @@ class Plain:
         self._authority = service.authority
         self._hooks = service.authority.hooks
         # A crowd that polls one position sends one target over and over: parse it once.
-        self._targets: dict[tuple[str, str], tuple[tuple[str, ...], str, ReadQuery]] = {}
+        self._targets: dict[tuple[str, str], Target] = {}
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
@@ -103,14 +107,16 @@ class Plain:
 
     # -- reading ------------------------------------------------------------------
 
-    def _target(self, request: Request) -> tuple[tuple[str, ...], str, ReadQuery]:
+    def _target(self, request: Request) -> Target:
         key = (request.path, request.query)
         target = self._targets.get(key)
         if target is None:
             limits = self._service.limits
             channels, rest = channels_of(request.path, limits.max_channels_per_request)
             query = read_query(request.query, limits, rest)
-            target = channels, rest, query
+            action = Action.PRESENCE if rest == "presence" else Action.READ
+            is_open = not query.has_credential and self._authority.is_open(action, channels)
+            target = channels, rest, query, action, is_open
             # Credentials are not kept, and most of them would not come again anyway.
             is_long = len(request.path) + len(request.query) > _MAX_REMEMBERED_CHARACTERS
             if not query.has_credential and not is_long:
@@ -120,9 +126,11 @@ class Plain:
         return target
 
     def _read(self, exchange: Exchange, asker: Asker) -> None:
-        channels, rest, query = self._target(exchange.request)
-        action = Action.PRESENCE if rest == "presence" else Action.READ
+        channels, rest, query, action, is_open = self._target(exchange.request)
         identity = asker.identity
+        if identity is NOBODY and is_open:
+            self._serve(exchange, asker, channels, rest, query, NOBODY)
+            return
         if (
             identity is not None
             and not query.has_credential
@@ -136,17 +144,9 @@ class Plain:
                 raise verdict[0]
             self._serve(exchange, asker, channels, rest, query, identity)
             return
-        transport = rest or self._transport(exchange.request, asker, query)
+        transport = rest or _transport(exchange.request, asker, query)
         go_on = partial(self._serve, exchange, asker, channels, rest, query)
         self._judge(exchange, asker, query.has_credential, transport, action, channels, go_on)
-
-    @staticmethod
-    def _transport(request: Request, asker: Asker, query: ReadQuery) -> str:
-        if request.method == "HEAD":
-            return "poll"
-        if query.transport is None and request.is_upgrade:
-            return "websocket"
-        return query.transport or asker.transport or ("long-poll" if query.wait_s else "poll")
 
     def _serve(
         self,
@@ -159,10 +159,11 @@ class Plain:
     ) -> None:
         """Let the transport answer that was asked for: all that is checked for every one was."""
         request = exchange.request
-        transport = rest or self._transport(request, asker, query)
-        start, cors = asker.start or query.start, asker.cors
-        service, peer = self._service, request.peer
-        _SERVE[transport](Ask(service, exchange, channels, query, start, cors, transport, identity, peer))
+        transport = rest or _transport(request, asker, query)
+        start, cors, peer = asker.start or query.start, asker.cors, request.peer
+        _SERVE[transport](
+            Ask(self._service, exchange, channels, query, start, cors, transport, identity, peer)
+        )
 
     # -- changing -----------------------------------------------------------------
 
@@ -242,6 +243,15 @@ def _know(request: Request, cors: Cors) -> Asker:
         None if accept is None else streaming_transport(accept),
         lenient_start(resumed.decode("latin-1")) if resumed else None,
     )
+
+
+def _transport(request: Request, asker: Asker, query: ReadQuery) -> str:
+    """Return the transport that a GET of channels chooses."""
+    if request.method == "HEAD":
+        return "poll"
+    if query.transport is None and request.is_upgrade:
+        return "websocket"
+    return query.transport or asker.transport or ("long-poll" if query.wait_s else "poll")
 
 
 def _deleted(exchange: Exchange, cors: Cors, head: Head | EverywireError) -> None:

@@ -56,7 +56,7 @@ def _finish(ask: Ask, fetched: Fetched | EverywireError) -> None:
     is_final = is_final and not fetched.new and not any(isinstance(item.content, Gap) for item in items)
     headers = [*json_headers(cors), (b"etag", tag), *_standing(fetched)]
     headers.append((b"retry-after", b"%d" % (0 if fetched.has_more else retry_after_s(items))))
-    if is_final and _is_public(ask):
+    if is_final and ask.service.authority.is_open(Action.READ, ask.channels):
         headers = [JSON_TYPE, _PUBLIC, VARY, NOSNIFF, *cors, *headers[len(json_headers(cors)) :]]
     wanted = exchange.request.header(b"if-none-match")
     if wanted is not None and _matches(wanted, tag.decode("ascii")):
@@ -64,14 +64,6 @@ def _finish(ask: Ask, fetched: Fetched | EverywireError) -> None:
         return
     exchange.note(sum(isinstance(item.content, Publication) for item in items))
     exchange.respond(200, headers, PAGE[ask.has_several].page(items, fetched.position, fetched.new))
-
-
-def _is_public(ask: Ask) -> bool:
-    """Say whether anyone may read the channels, whatever the application would say of this or that one."""
-    authority = ask.service.authority
-    return authority.hooks.authorize is None and all(
-        authority.rules.is_public(Action.READ, channel) for channel in ask.channels
-    )
 
 
 def _standing(fetched: Fetched) -> list[tuple[bytes, bytes]]:
