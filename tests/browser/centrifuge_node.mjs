@@ -20,7 +20,7 @@ const results = await Promise.all(
     try {
       return await scenario({ Centrifuge, base, transport, protocol, secret, options });
     } catch (error) {
-      return [{ name: "ran to its end", ok: false, detail: String(error.stack ?? error) }];
+      return [{ name: "ran to its end", ok: false, detail: String(error?.stack ?? JSON.stringify(error)) }];
     }
   }),
 );

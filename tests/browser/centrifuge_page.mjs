@@ -40,7 +40,7 @@ const results = await page.evaluate(
       try {
         return await window.scenario({ Centrifuge, base, transport, protocol, secret, options: {} });
       } catch (error) {
-        return [{ name: "ran to its end", ok: false, detail: String(error.stack ?? error) }];
+        return [{ name: "ran to its end", ok: false, detail: String(error?.stack ?? JSON.stringify(error)) }];
       }
     };
     return Promise.all(cases.map(one));

@@ -60,6 +60,7 @@ export async function scenario({ Centrifuge, base, transport, protocol, secret, 
     const made = new Centrifuge([{ transport, endpoint }], {
       ...options,
       emulationEndpoint: `${base}/emulation`,
+      timeout: 30_000, // a busy machine is no failure
       minReconnectDelay: 50,
       maxReconnectDelay: 300,
       data: pack({ hello: who }),
