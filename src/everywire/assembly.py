@@ -35,7 +35,7 @@ from everywire.sessions.registry import Registry
 from everywire.sessions.shared import Shared
 from everywire.transports.connection import Connections
 from everywire.transports.exchange import Exchange
-from everywire.transports.gate import Gate, Refusal
+from everywire.transports.gate import Cors, Gate, Refusal
 from everywire.transports.plain import Plain
 from everywire.transports.service import Service, WholeAnswer, refuse
 from everywire.transports.target import PREFIX
@@ -184,19 +184,21 @@ class Assembly:
         if isinstance(admitted, Refusal):
             refuse(exchange, EverywireError(admitted.sentence, code=admitted.code))
         elif path in self._pages:
-            _serve_page(exchange, self._pages[path])
+            _serve_page(exchange, self._pages[path], admitted)
         elif not self.operations.serve(exchange):
             refuse(exchange, RequestError("there is nothing here", code=codes.UNKNOWN_CHANNEL), admitted)
 
 
-def _serve_page(exchange: Exchange, page: Page) -> None:
+def _serve_page(exchange: Exchange, page: Page, cors: Cors) -> None:
     request = exchange.request
     exchange.attend(WholeAnswer(), "page")
     if request.method not in ("GET", "HEAD"):
         error = RequestError("a page is only read", code=codes.METHOD_NOT_FOUND)
         refuse(exchange, error, (), [(b"allow", b"GET, HEAD")])
         return
-    headers = [*page.headers, (b"etag", page.etag.encode()), (b"cache-control", b"no-cache")]
+    headers = [*page.headers, (b"etag", page.etag.encode()), (b"cache-control", b"no-cache"), *cors]
+    if cors:  # a module that a page of a listed origin imports
+        headers.append((b"vary", b"Origin"))
     if request.header(b"if-none-match") == page.etag:
         exchange.respond(304, headers)
     else:
