@@ -224,6 +224,7 @@ export class Connector {
   reconnect(transport) {
     if (!this.#isWanted) return;
     if (transport) {
+      this.#strikes.forgive(transport);
       this.#isLastKnown &&= transport === this.#last;
       this.#last = transport;
     }

@@ -16,6 +16,12 @@ export class Strikes {
     else if (isWell) this.#outUntilMs.delete(transport);
   }
 
+  /** Somebody knows better. */
+  forgive(transport) {
+    this.#counts.delete(transport);
+    this.#outUntilMs.delete(transport);
+  }
+
   has(transport) {
     return (this.#outUntilMs.get(transport) ?? 0) > Date.now();
   }

@@ -20,5 +20,4 @@ const results = await Promise.all(Object.entries(cases).map(async ([name, where]
   const options = { WebSocket, storage: storage() };
   return [name, await chat(Everywire, where, options).catch((error) => ({ error: String(error.stack) }))];
 }));
-console.log(JSON.stringify(Object.fromEntries(results)));
-process.exit(0);
+process.stdout.write(JSON.stringify(Object.fromEntries(results)), () => process.exit(0));

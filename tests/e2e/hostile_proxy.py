@@ -1,7 +1,7 @@
 """A proxy between client and server that does what real ones do to streams and WebSockets.
 
 It speaks HTTP/1.1 on both sides (h11), one connection to the server for each request. Its faults can be
-changed while it runs; a request has those of the moment it came in.
+changed while it runs; a request has those of the moment it came in. A request for ``/cut`` cuts all others.
 """
 
 from __future__ import annotations
@@ -94,6 +94,11 @@ class HostileProxy:
         faults = self.faults
         path = head.target.decode().partition("?")[0]
         self.requests[path] = self.requests.get(path, 0) + 1
+        if path == "/cut":
+            self._writers.discard(client.writer)
+            self.cut()
+            await client.answer(200, b"")
+            return False
         wants_upgrade = any(name == b"upgrade" for name, _ in head.headers)
         if wants_upgrade and faults.forbids_upgrade:
             await client.answer(403, _FORBIDDEN)

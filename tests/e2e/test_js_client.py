@@ -147,3 +147,20 @@ async def test_a_chat_in_chromium_on_every_path(names: list[str]) -> None:
     check(results)
     for told in results.values():
         assert all(key.startswith("everywire:http://") for key in told["remembered"])
+
+
+async def test_a_thousand_cuts_and_changes_of_transport(tmp_path: Path) -> None:
+    """Three channels, read from their beginning: nothing lost, doubled or out of order."""
+    seed = 20_260_101
+    settings = tmp_path / "settings.toml"
+    settings.write_text("[limits]\ntick_interval_s = 0.02\n")
+    async with (
+        running("--dev", "--config", str(settings), deadline_s=6 * DEADLINE_S) as serving,
+        proxying(serving.url) as proxy,
+    ):
+        told = await run_node(SCRIPTS / "thousand_cuts.mjs", proxy.url, serving.url, str(seed), "1000")
+    assert told["wrong"] == [] and told["gaps"] == []
+    assert set(told["counts"].values()) == {told["published"]}
+    assert told["published"] > 1_000
+    assert set(told["connected"]) == {"websocket", "http_stream", "sse", "long-poll", "poll"}
+    assert told["outcomes"]["recovered"] > 300 and told["moved"] > 10, told
