@@ -246,10 +246,12 @@ async def test_a_polling_client_outlives_its_polls_in_presence() -> None:
     async with World() as world:
         client = world.client(transport="poll")
         client.session.wait_s = 25.0
+        left: list[tuple[str, str]] = []
+        world.presence.leave = lambda *member: left.append(member)  # type: ignore[method-assign]
         client.send_commands({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": "open"}})
         client.cut()
         assert world.presence.touched == [("open", client.session.client, 25.0)]
-        assert not world.presence.entered
+        assert not world.presence.entered and left == []
 
 
 async def test_a_poll_is_idle_when_everything_was_answered() -> None:

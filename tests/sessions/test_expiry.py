@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -193,6 +194,17 @@ async def test_the_server_may_say_until_when() -> None:
         assert ends(client) == 3005
 
 
+async def test_who_brought_a_token_once_may_bring_another() -> None:
+    async with World() as world:
+        request = AuthRequest(transport="websocket", token=world.token("ann", 50))
+        client = await world.connected(request=request)
+        await client.ask("refresh", {"token": world.token("ann", 30)})
+        await world.settle(40)
+        assert client.end is None, "it has its grace"
+        await world.settle(20)
+        assert ends(client) == 3005
+
+
 async def test_a_short_token_is_told_only_once() -> None:
     async with World() as world:
         client = await world.connected(token=world.token("ann", 10))
@@ -283,6 +295,28 @@ async def test_a_permission_of_the_application_runs_out_and_is_asked_for_again()
         assert client.data("open") == [1]
 
 
+async def test_a_permission_that_runs_out_before_it_was_told() -> None:
+    gate = asyncio.Event()
+
+    async def snapshot(caller: Caller, channel: str) -> bytes:
+        await gate.wait()
+        return b"1"
+
+    async with World() as world:
+        async def subscribe(caller: Caller, channel: str, data: bytes | None) -> SubscribeDecision:
+            return SubscribeDecision(expires_s=world.unix_s() + 5, snapshot=snapshot)
+
+        world.hooks.subscribe = subscribe
+        client = await world.connected(token=world.token("ann", 20))
+        client.send_commands({"id": 2, "subscribe": {"channel": "open"}})
+        await world.settle(8)
+        assert client.of("unsubscribe") == []
+        gate.set()
+        await world.settle(1)
+        assert [one["code"] for one in client.of("unsubscribe")] == [2501]
+        assert client.told.index(client.answer(2)) == 2
+
+
 async def test_a_server_side_permission_that_runs_out_ends_the_connection() -> None:
     async with World() as world:
         async def connect(caller: Caller, request: AuthRequest) -> ConnectDecision:
@@ -315,6 +349,7 @@ async def test_a_new_token_that_allows_less_ends_what_it_does_not_allow() -> Non
         await client.ask("refresh", {"token": world.token("ann", 100, read=["two"])})
         assert client.subscribed == {"two"}
         assert [one["code"] for one in client.of("unsubscribe")] == [2000]
+        assert [next(key for key in one if key != "id") for one in client.told[-2:]] == ["refresh", "push"]
         assert client.end is None
 
 
@@ -328,13 +363,18 @@ async def test_a_revoked_identity_is_sent_to_be_judged_anew() -> None:
         assert ends(client) == 3011
 
 
-async def test_a_wish_that_is_not_permitted_any_more_ends_the_connection() -> None:
+@pytest.mark.parametrize("is_told", [False, True])
+async def test_a_wish_that_is_not_permitted_any_more_ends_the_connection(is_told: bool) -> None:
     closed: set[str] = set()
+
+    async def subscribe(caller: Caller, channel: str, data: bytes | None) -> SubscribeDecision | None:
+        return None
 
     async def authorize(identity: Identity, action: Action, channel: str) -> bool | None:
         return channel not in closed
 
-    async with World(hooks=Hooks(authorize=authorize)) as world:
+    hooks = Hooks(authorize=authorize, subscribe=subscribe if is_told else None)
+    async with World(hooks=hooks) as world:
         client = await world.connected(connect={"subs": {"a": {}}})
         closed.add("a")
         await world.settle(130)

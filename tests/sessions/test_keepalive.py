@@ -91,6 +91,25 @@ async def test_time_in_which_the_loop_was_blocked_does_not_count() -> None:
         assert client.end is None
 
 
+async def test_time_in_which_the_loop_was_blocked_does_not_count_for_pongs_either() -> None:
+    async with World(limits=Limits(ping_interval_s=2, pong_timeout_s=10)) as world:
+        client = await world.connected(answers_pings=False)
+        await world.settle(2.5)
+        assert pings(client) == 1
+        world.clock.spend(60)
+        await world.settle(6)
+        assert client.end is None and pings(client) >= 3
+        await world.settle(4)
+        assert client.end is not None and client.end[0] == 3012
+
+
+async def test_a_later_ping_gives_no_more_time() -> None:
+    async with World(limits=Limits(ping_interval_s=2, pong_timeout_s=5)) as world:
+        client = await world.connected(answers_pings=False)
+        await world.settle(8)
+        assert client.end is not None and client.end[0] == 3012
+
+
 async def test_a_client_whose_bytes_are_still_on_their_way_is_not_asked() -> None:
     async with World() as world:
         client = await world.connected(room=10_000, answers_pings=False)

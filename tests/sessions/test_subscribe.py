@@ -173,6 +173,23 @@ async def test_the_beginning_can_be_asked_for_while_it_is_kept() -> None:
         assert [pub["data"] for pub in result["publications"]] == [1, 2]
 
 
+async def test_a_channel_that_began_anew_has_another_beginning() -> None:
+    async with World() as world:
+        world.publish("open", 1, 2, 3)
+        world.broker.log.keep("open", Window(), 100, lambda _: None, anew=True)
+        client = await world.connected()
+        result = await client.subscribe("open", recover=True)
+        assert result["recovered"] is True and result["offset"] == 3 and "publications" not in result
+        await client.ask("unsubscribe", {"channel": "open"})
+        client.positions.clear()
+        world.publish("open", 4, 5)
+        result = await client.subscribe("open", recover=True)
+        assert [pub["offset"] for pub in result["publications"]] == [4, 5]
+        world.publish("open", 6)
+        await world.settle()
+        assert client.data("open") == [4, 5, 6]
+
+
 async def test_what_does_not_fit_the_reply_follows_it() -> None:
     async with World() as world:
         world.publish("open", *range(1, 701))

@@ -133,8 +133,6 @@ def take_identity(line: Line, identity: Identity) -> None:
 def look_again(line: Line) -> None:
     """Ask again whether what is open may stay so."""
     authority = line.shared.authority
-    if authority.is_expired(line.identity):
-        return  # in its grace; the expiry sees to it
     if authority.is_revoked(line.identity):
         # The next connect command is judged anew, and is told why it is refused.
         line.end(codes.FORCE_RECONNECT)

@@ -147,12 +147,12 @@ class HistoryReading:
         return publication.offset <= max(since.offset + 1, self._head.first)
 
     def _keep(self, publications: Sequence[Publication]) -> None:
-        """Keep within the bounds what is to be told: of a range read towards its end, the end."""
+        """Keep within the bounds what is to be told: of a range that takes several pages, its end."""
         max_bytes = self._limits.max_page_bytes
         for one in publications:
             self._found.append(one)
             self._size += len(one.data)
-        while self._request.reverse and self._size > max_bytes and len(self._found) > 1:
+        while self._size > max_bytes and len(self._found) > 1:
             self._size -= len(self._found.popleft().data)
 
     def _finish(self) -> None:
