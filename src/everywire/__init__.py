@@ -6,9 +6,9 @@ positions and the same recovery, so that a client may change transports in the
 middle of a stream and miss nothing.
 """
 
-__version__ = "0.1.0"
-
 from typing import TYPE_CHECKING, Any
+
+from everywire.core.version import __version__
 
 if TYPE_CHECKING:
     from everywire.access.hooks import ConnectDecision as ConnectDecision

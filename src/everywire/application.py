@@ -28,6 +28,7 @@ from everywire.core.limits import Limits
 from everywire.core.names import check_name
 from everywire.core.position import Place, encode_position
 from everywire.core.settings import SettingsTable
+from everywire.core.version import __version__
 from everywire.handlers.called import called
 from everywire.handlers.outside import Outside, Receipt
 from everywire.handlers.payloads import encode
@@ -132,6 +133,7 @@ class Everywire(Registrar, Reaching):
             tokens=tokens,
             cookie_name=cookie_name,
             hooks=self.hooks,
+            version=__version__,
         )
         self.settings = assembly.settings
         self.broker = assembly.broker
