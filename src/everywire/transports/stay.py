@@ -14,6 +14,7 @@ from hashlib import blake2b
 from math import inf
 from typing import Final
 from uuid import UUID, uuid4
+from weakref import WeakKeyDictionary
 
 from msgspec import UNSET, Raw
 
@@ -33,9 +34,11 @@ _FIRST_DISCONNECT: Final = 3000
 
 def show_life(shared: Shared, identity: Identity, channels: Sequence[str], wait_s: float = 0.0) -> None:
     """Let whoever polls be present in the channels, until some time after the poll."""
-    member = _member_of(identity)
+    info = _polling(identity)
+    member = info.client
     for channel in channels:
-        shared.presence.touch(channel, member, _info(identity, member, channel), wait_s)
+        here = _info(identity, member, channel) if channel in identity.terms else info
+        shared.presence.touch(channel, member, here, wait_s)
 
 
 def end_of_reading(channel: str, code: Code) -> tuple[Code, str]:
@@ -98,12 +101,22 @@ class Stay:
             self._shared.presence.leave(channel, self._member)
 
 
-def _member_of(identity: Identity) -> str:
-    """Return the member id of whoever polls with a credential: the same on every node, and it tells nothing
-    of the credential. A key may be one that can be guessed, so its digest is not part of it."""
-    digest = blake2b(identity.user.encode("utf-8", "surrogatepass"), digest_size=16, person=b"member")
-    digest.update(b"\0key" if identity.kind == "key" else b"\0" + identity.credential)
-    return str(UUID(bytes=digest.digest()))
+def _polling(identity: Identity) -> ClientInfo:
+    """Return whoever polls with a credential as a member: the same on every node.
+
+    The member id tells nothing of the credential. A key may be one that can be guessed, so its digest is
+    not part of it.
+    """
+    info = _known.get(identity)
+    if info is None:
+        digest = blake2b(identity.user.encode("utf-8", "surrogatepass"), digest_size=16, person=b"member")
+        digest.update(b"\0key" if identity.kind == "key" else b"\0" + identity.credential)
+        info = _known[identity] = _info(identity, str(UUID(bytes=digest.digest())), "")
+    return info
+
+
+_known: Final[WeakKeyDictionary[Identity, ClientInfo]] = WeakKeyDictionary()
+"""So that it is worked out once for each proof, not for each poll."""
 
 
 def _info(identity: Identity, member: str, channel: str) -> ClientInfo:
