@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from everywire.core import codes
-from everywire.core.errors import BrokerError, EverywireError, RequestError
+from everywire.core.errors import EverywireError, RequestError
 from everywire.core.wheel import Slot
 from everywire.hub.hub import Hub
 
@@ -112,7 +112,7 @@ class Nodes:
                     answers[node] = await self._broker.control.ask(
                         node, topic, payload, self._limits.node_answer_timeout_s
                     )
-                except BrokerError as error:
+                except EverywireError as error:  # it may also not know the question: another version
                     _log.warning("node %s did not answer about %s: %s", node, topic, error)
 
         await asyncio.gather(*map(ask_one, names))

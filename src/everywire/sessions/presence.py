@@ -1,7 +1,8 @@
 """Presence: who is in a channel, who comes and who goes, on all nodes together.
 
-A member is a client (a session, by its client id) in a channel, with its user and what others see of it.
-Plain readers are no members; those that are connected are counted by `Hub.subscribers`.
+A member is a client (a session by its client id, a plain reader of a known user by an id made for it) in a
+channel, with its user and what others see of it. Plain readers that are nobody are no members; those that
+are connected are counted by `Hub.subscribers`.
 
 * Each member holds a lease among the broker's leases, so a node that was killed leaves no ghosts behind
   (`everywire.sessions.leasing`). An open connection is a member from `Presence.enter` to `Presence.leave`;
