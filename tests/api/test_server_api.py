@@ -96,6 +96,7 @@ async def test_fields_that_make_no_difference_are_accepted() -> None:
         {"channel": "a", "data": 1, "tags": {"k": "x" * 500}},
         {"channel": "a", "data": 1, "tags": {"event": "gap"}},
         {"channel": "a", "data": 1, "idempotency_key": "x" * 300},
+        {"channel": "a", "data": 1, "idempotency_key": "ü"},
         {"channel": 7, "data": 1},
     ],
 )
@@ -191,6 +192,7 @@ async def test_a_disconnect_has_a_code_a_reason_and_a_whitelist() -> None:
         ended = await second.ended()
         assert (ended.code, ended.reason) == (3503, "you, too")
         assert (await one.fails("disconnect", user="ann", disconnect={"code": 17}))[0] == 107
+        assert (await one.fails("disconnect", user="ann", whitelist=["x"] * 1_001))[0] == 107
         assert (await one.fails("disconnect"))[0] == 107
         async with one.session() as nobody:
             await one.call("disconnect", user="", client=nobody.client)
@@ -386,6 +388,35 @@ async def test_a_batch_is_answered_in_order_without_an_envelope(parallel: bool) 
         assert [reply["error"]["code"] for reply in replies[51:56]] == [107, 104, 104, 107, 107]
         assert replies[56] == {"presence_stats": {"num_clients": 0, "num_users": 0}}
         assert await history(one, "a") == list(range(50))
+
+
+async def test_commands_of_a_parallel_batch_do_not_wait_for_one_another() -> None:
+    meeting = asyncio.Barrier(2)
+
+    async def rpc(*_: Any) -> bytes:
+        await meeting.wait()
+        return b"1"
+
+    async with api(hooks=Hooks(rpc=rpc), limits=Limits(api_timeout_s=DEADLINE_S)) as one:
+        commands = [{"rpc": {"method": "meet"}}] * 2
+        replies = (await one.post("batch", {"commands": commands, "parallel": True})).json()["replies"]
+        assert replies == [{"rpc": {"data": 1}}] * 2
+
+
+async def test_joins_and_leaves_are_the_callers_choice() -> None:
+    async with api() as one, one.session("ann") as talk:
+        for channel, override, is_told in (
+            ("a", {"force_push_join_leave": {"value": True}}, True),
+            ("b", {"join_leave": {"value": False}, "force_push_join_leave": {"value": True}}, False),
+        ):
+            await one.call("subscribe", user="ann", channel=channel, override=override)
+            assert "subscribe" in (await talk.next())["push"]
+            async with one.session("bob", channel) as bob:
+                if is_told:
+                    join = (await talk.next())["push"]
+                    assert (join["channel"], join["join"]["info"]["client"]) == (channel, bob.client)
+                await one.call("publish", channel=channel, data=1)
+                assert (await talk.next())["push"]["pub"]["data"] == 1
 
 
 async def test_a_batch_is_bounded() -> None:

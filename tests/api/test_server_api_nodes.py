@@ -35,6 +35,8 @@ async def test_what_one_node_is_told_happens_on_the_other() -> None:
         }  # fmt: skip
         infos = {node["uid"]: node for node in (await a.call("info"))["nodes"]}
         assert [infos[uid]["num_clients"] for uid in "ab"] == [0, 2]
+        async with a.session("cid", "room"):
+            assert (await a.call("channels", pattern="r*"))["channels"] == {"room": {"num_clients": 3}}
         await a.call("unsubscribe", user="ann", channel="hall")
         assert (await talk.next())["push"]["unsubscribe"]["code"] == 2000
         await a.call("block_user", user="ann")

@@ -55,6 +55,7 @@ async def test_requests_that_share_a_session_are_both_found() -> None:
         registry.enter(held)  # once more changes nothing
         registry.leave(held)
         assert registry.by_session("s") is None
+        assert registry.statistics()["sessions"] == registry.statistics()["users"] == 0
 
 
 async def test_a_visitor_is_found_under_its_new_user() -> None:
