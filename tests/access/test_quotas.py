@@ -9,7 +9,7 @@ import pytest
 from everywire.access.identity import NOBODY, Identity
 from everywire.access.quotas import FREE, Quotas
 from everywire.core.errors import LimitExceeded, TooManyRequests
-from everywire.core.limits import Limits
+from everywire.core.limits import MAY_BE_OFF, Limits
 
 ANN = Identity(user="ann")
 KEY = Identity(user="backend", kind="key", may_all=True)
@@ -137,13 +137,84 @@ def test_a_channel_is_bounded_over_all_clients_and_costs_the_refused_nothing() -
     quotas.check_publish(late, "crowd")
 
 
-def test_posts_of_one_address_share_a_bucket() -> None:
+def post(peer: str = "192.0.2.1", identity: Identity = NOBODY) -> Client:
+    return Client(identity, transport="publish", peer=peer)
+
+
+def test_posts_of_one_user_at_one_address_share_a_bucket() -> None:
     quotas, _ = make()
-    quotas.check_publish(Client(), "a")
-    quotas.check_publish(Client(), "b")
-    with pytest.raises(TooManyRequests):
-        quotas.check_publish(Client(), "c")
-    quotas.check_publish(Client(peer="192.0.2.2"), "c")
+    quotas.check_publish(post(), "a")
+    quotas.check_publish(post(), "b")
+    with pytest.raises(TooManyRequests, match="connection"):
+        quotas.check_publish(post(), "c")
+    quotas.check_publish(post("192.0.2.2"), "c")
+    quotas.check_publish(post(identity=ANN), "c")
+    quotas.check_publish(post("2001:db8::1"), "d")
+    quotas.check_publish(post("2001:db8::2"), "d")
+    with pytest.raises(TooManyRequests, match="connection"):
+        quotas.check_publish(post("2001:db8::3"), "d")
+
+
+def test_posts_through_a_proxy_of_this_machine_are_nobodys_in_particular() -> None:
+    quotas, _ = make()
+    for number in range(20):
+        quotas.check_publish(post("127.0.0.1"), str(number))
+
+
+def test_plain_sockets_of_one_address_have_a_bucket_each() -> None:
+    quotas, _ = make()
+    sockets = [Client(), Client()]
+    for channel, socket in zip("aabb", sockets * 2, strict=True):
+        quotas.check_publish(socket, channel)
+    with pytest.raises(TooManyRequests, match="connection"):
+        quotas.check_publish(sockets[0], "c")
+    quotas.forget(sockets[0])
+    quotas.check_publish(sockets[0], "c")  # as another one would be with the same number
+    assert len(quotas._connections) == 2 and not quotas._refusals
+
+
+def test_who_connects_anew_again_and_again_is_bounded_by_address() -> None:
+    quotas, clock = make(replace(LIMITS, publish_rate_per_address=10.0, publish_burst_per_address=4))
+    for number in range(4):
+        quotas.check_publish(Client(client=str(number)), str(number))
+    with pytest.raises(TooManyRequests, match="address"):
+        quotas.check_publish(Client(client="4"), "e")
+    quotas.check_publish(Client(client="5", peer="192.0.2.2"), "e")
+    clock.now_s += 0.11
+    quotas.check_publish(Client(client="6"), "f")
+
+
+def test_a_client_that_polls_does_not_begin_anew_with_each_request() -> None:
+    quotas, _ = make()
+    told = []
+    for number in range(6):
+        request = Client(client="one", transport="poll")
+        try:
+            quotas.check_publish(request, str(number))
+        except TooManyRequests as error:
+            told.append(error.is_sustained)
+        quotas.forget(request)
+    assert told == [False, False, True, True]
+
+
+def test_a_limit_of_0_is_none() -> None:
+    off = dict.fromkeys(MAY_BE_OFF, 0)
+    quotas, _ = make(replace(LIMITS, **off))
+    for _ in range(50):
+        assert quotas.admit(ANN, "192.0.2.1") is FREE
+        quotas.check_publish(Client(ANN, "one"), "news")
+    quotas, _ = make(replace(LIMITS, **off | {"max_connections_per_user": 1}))
+    place = quotas.admit(ANN, "192.0.2.1")
+    with pytest.raises(LimitExceeded, match="user"):
+        quotas.admit(ANN, "192.0.2.1")
+    place.release()
+    quotas.admit(ANN, "192.0.2.1")
+    quotas, _ = make(replace(LIMITS, max_refusals=0))
+    for number in range(9):
+        try:
+            quotas.check_publish(Client(client="one"), str(number))
+        except TooManyRequests as error:
+            assert not error.is_sustained
 
 
 def test_only_whoever_goes_on_and_on_may_be_closed() -> None:

@@ -63,3 +63,30 @@ def test_keys_are_bounded_and_full_buckets_go_first() -> None:
     buckets.take("d", 5.6)
     assert len(buckets) == 3
     assert buckets.wait_s("a", 5.6) == 0, "the oldest is forgotten"
+
+
+def test_a_rate_of_0_is_no_bound() -> None:
+    buckets = Buckets(0.0, 1, 3)
+    for _ in range(10):
+        buckets.take("key", 0.0)
+    assert buckets.wait_s("key", 0.0) == 0 and len(buckets) == 0
+
+
+def test_what_is_forgotten_begins_anew() -> None:
+    buckets = Buckets(1.0, 1, 3)
+    buckets.take("key", 0.0)
+    buckets.forget("key")
+    buckets.forget("key")
+    assert buckets.wait_s("key", 0.0) == 0
+
+
+@given(st.integers(1, 40), st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3)), max_size=120))
+def test_there_are_never_more_keys_than_allowed(max_keys: int, steps: list[tuple[int, int]]) -> None:
+    buckets = Buckets(1.0, 2, max_keys)
+    now_s = 0
+    for key, pause_s in steps:
+        now_s += pause_s
+        buckets.take(key, now_s)
+        assert len(buckets) <= max_keys
+        # Whoever came last is remembered.
+        assert key in buckets._full_at

@@ -1,8 +1,11 @@
 """Quotas: how many connections an address and a user may have, and how fast clients may publish.
 
-Connections are counted, publications have token buckets: per connection, per user and per channel, each on
-this node. Whoever is too fast is told so (`TooManyRequests`, with the time to wait) before anything is
-closed. Operators and development mode have no quota.
+Connections are counted, publications have token buckets: per connection, per user, per address and per
+channel, each on this node. Whoever is too fast is told so (`TooManyRequests`, with the time to wait) before
+anything is closed. Operators and development mode have no quota, and a limit of 0 is none.
+
+An IPv6 address counts by its network of 64 bits, since whoever has one address of it has all of them.
+Addresses of this machine are not counted: they stand for a proxy that is not trusted, and so for everybody.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ from everywire.core.limits import Limits
 __all__ = ["FREE", "Admission", "Quotas"]
 
 _NETWORK_BITS: Final = 64
-"""Of an IPv6 address: whoever has one has all the others of its network."""
+_POST: Final = "publish"
+"""The transport of callers who are no connection: each POST is one of its own."""
+_POLL: Final = "poll"
+"""The transport of sessions that are made anew for each request, with the client id of the last."""
 
 
 class Admission:
@@ -59,6 +65,7 @@ class Quotas:
             limits.publish_rate_per_connection, limits.publish_burst_per_connection, keys
         )
         self._users = Buckets(limits.publish_rate_per_user, limits.publish_burst_per_user, keys)
+        self._addresses = Buckets(limits.publish_rate_per_address, limits.publish_burst_per_address, keys)
         self._channels = Buckets(limits.publish_rate_per_channel, limits.publish_burst_per_channel, keys)
         self._refusals: dict[Hashable, int] = {}
         self.refused_connections = 0
@@ -70,14 +77,15 @@ class Quotas:
         """Take a place for a long-lived connection; raise `LimitExceeded` when there is none."""
         if self._is_dev or identity.may_all:
             return FREE
-        address = _counted(peer)
-        user = identity.user
+        limits = self._limits
+        address = _counted(peer) if limits.max_connections_per_address else ""
+        user = identity.user if limits.max_connections_per_user else ""
         if not address and not user:
             return FREE
-        if self._of_address.get(address, 0) >= self._limits.max_connections_per_address:
+        if address and self._of_address.get(address, 0) >= limits.max_connections_per_address:
             self.refused_connections += 1
             raise LimitExceeded("there are too many connections from this address")
-        if self._of_user.get(user, 0) >= self._limits.max_connections_per_user:
+        if user and self._of_user.get(user, 0) >= limits.max_connections_per_user:
             self.refused_connections += 1
             raise LimitExceeded("this user has too many connections")
         if address:
@@ -99,44 +107,64 @@ class Quotas:
     # -- publications -------------------------------------------------------------
 
     def check_publish(self, caller: Caller, channel: str) -> None:
-        """Count a publication; raise `TooManyRequests` when its connection, user or channel is too fast."""
-        if self._is_dev or caller.identity.may_all:
+        """Count a publication; raise `TooManyRequests` when its connection, user, address or channel is too
+        fast."""
+        identity = caller.identity
+        if self._is_dev or identity.may_all:
             return
         now_s = self._clock()
-        connection = caller.client or caller.peer
-        user = caller.identity.user
-        wait_s = self._connections.wait_s(connection, now_s)
-        whose = "this connection publishes"
-        if user:
-            user_wait_s = self._users.wait_s(user, now_s)
-            if user_wait_s > wait_s:
-                wait_s, whose = user_wait_s, "this user publishes"
-        channel_wait_s = self._channels.wait_s(channel, now_s)
-        if channel_wait_s > wait_s:
-            wait_s, whose = channel_wait_s, "this channel is published to"
-        if wait_s:
-            raise self._too_fast(connection, whose, wait_s)
+        connection = _connection_of(caller)
+        rates = (
+            (self._connections, connection, "this connection publishes"),
+            (self._users, identity.user, "this user publishes"),
+            (self._addresses, _counted(caller.peer), "this address publishes"),
+            (self._channels, channel, "this channel is published to"),
+        )
+        longest_s, too_fast = 0.0, ""
+        for buckets, key, whose in rates:
+            if key:
+                wait_s = buckets.wait_s(key, now_s)
+                if wait_s > longest_s:
+                    longest_s, too_fast = wait_s, whose
+        if too_fast:
+            raise self._refusal(connection, too_fast, longest_s)
         # Only what is let through counts: who is refused for the channel keeps their own tokens.
-        self._connections.take(connection, now_s)
-        if user:
-            self._users.take(user, now_s)
-        self._channels.take(channel, now_s)
+        for buckets, key, _ in rates:
+            if key:
+                buckets.take(key, now_s)
         if self._refusals:
             self._refusals.pop(connection, None)
 
-    def _too_fast(self, connection: Hashable, whose: str, wait_s: float) -> TooManyRequests:
+    def _refusal(self, connection: Hashable, whose: str, wait_s: float) -> TooManyRequests:
         self.refused_publications += 1
-        refusals = self._refusals.get(connection, 0) + 1
-        if len(self._refusals) >= self._limits.max_quota_keys:
-            self._refusals.clear()
-        self._refusals[connection] = refusals
-        return TooManyRequests(
-            f"{whose} too fast; slow down", wait_s, is_sustained=refusals >= self._limits.max_refusals
-        )
+        most = self._limits.max_refusals
+        is_sustained = False
+        if connection:
+            refusals = self._refusals.pop(connection, 0) + 1
+            if len(self._refusals) >= self._limits.max_quota_keys:
+                del self._refusals[next(iter(self._refusals))]
+            self._refusals[connection] = refusals
+            is_sustained = 0 < most <= refusals
+        return TooManyRequests(f"{whose} too fast; slow down", wait_s, is_sustained=is_sustained)
 
     def forget(self, caller: Caller) -> None:
-        """Hear that a connection ended."""
-        self._refusals.pop(caller.client or caller.peer, None)
+        """Hear that a connection ended. One that polls goes on with the next request."""
+        if caller.transport == _POLL:
+            return
+        connection = _connection_of(caller)
+        self._refusals.pop(connection, None)
+        if not caller.client:
+            self._connections.forget(connection)  # the next socket may have the same number
+
+
+def _connection_of(caller: Caller) -> Hashable:
+    """Return what a caller's connection is counted by; nothing where it is not."""
+    if caller.client:
+        return caller.client
+    if caller.transport != _POST:
+        return id(caller)  # a plain socket; it is forgotten at its end
+    address, user = _counted(caller.peer), caller.identity.user
+    return (address, user) if address or user else ""
 
 
 @lru_cache(maxsize=4096)

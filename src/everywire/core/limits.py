@@ -7,8 +7,22 @@ times in seconds. The settings may change any of them by its name here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["Limits"]
+__all__ = ["MAY_BE_OFF", "Limits"]
+
+MAY_BE_OFF: Final = frozenset(
+    {
+        "max_connections_per_address",
+        "max_connections_per_user",
+        "max_refusals",
+        "publish_rate_per_address",
+        "publish_rate_per_channel",
+        "publish_rate_per_connection",
+        "publish_rate_per_user",
+    }
+)
+"""Limits that 0 switches off. All others are above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,28 +118,40 @@ class Limits:
     """Between two fetches, however many tokens name a key that is not known."""
 
     # -- how many and how fast one may --------------------------------------------
-    # None of these count in development mode, nor for whoever has an API key.
+    # None of these count in development mode, nor for whoever has an API key. Each is for this node.
+    # Addresses of this machine are never counted: they stand for a proxy that is not trusted.
     max_connections_per_address: int = 1_000
-    """Long-lived connections of one address (of an IPv6 network of 64 bits); more are refused. Addresses
-    of this machine, which stand for a proxy that is not trusted, are not counted."""
+    """Long-lived connections of one address (of an IPv6 network of 64 bits), waiting long polls among them;
+    more are refused. 0 is no bound."""
     max_connections_per_user: int = 100
-    """Long-lived connections of one user on this node."""
+    """Long-lived connections of one user on this node. 0 is no bound."""
     publish_rate_per_connection: float = 50.0
-    """Publications a second from one connection (one address, for a POST); faster ones are refused (429)."""
+    """Publications a second from one connection (by POST: from one user at one address); faster ones are
+    refused (429). 0 is no bound, here and for the other rates."""
     publish_burst_per_connection: int = 100
     """Publications that may come at once, after a pause."""
     publish_rate_per_user: float = 100.0
     """Publications a second of one user over all connections to this node."""
     publish_burst_per_user: int = 200
+    """The same at once, after a pause."""
+    publish_rate_per_address: float = 500.0
+    """Publications a second of one address, whoever is behind it and however often they connect anew."""
+    publish_burst_per_address: int = 1_000
+    """The same at once, after a pause."""
     publish_rate_per_channel: float = 1_000.0
     """Publications a second of clients to one channel through this node."""
     publish_burst_per_channel: int = 2_000
+    """The same at once, after a pause."""
     max_refusals: int = 200
-    """Publications in a row that were refused for being too fast; then the connection is closed (3013)."""
+    """Publications in a row that were refused for being too fast; then the connection is closed (3013).
+    0 never closes one."""
     max_quota_keys: int = 100_000
-    """Connections, users and channels whose rates are remembered, each."""
+    """Connections, users, addresses and channels whose rates are remembered, each."""
     max_publishing: int = 256
-    """Publications of one client that wait for the application's publish hook; then its input is paused."""
+    """Publications of one client that wait for the application's word; then its input is paused, and above
+    twice as many are refused (124)."""
+    max_publishing_bytes: int = 64 * 1024 * 1024
+    """The same in bytes, of all clients together; more are refused (124)."""
 
     # -- memory ---------------------------------------------------------------
     log_budget_bytes: int = 128 * 1024 * 1024

@@ -27,7 +27,7 @@ from everywire.access.webhooks import KINDS, WebhookSettings
 from everywire.codecs.http.forwarded import UNIX
 from everywire.codecs.websocket import DeflateOptions
 from everywire.core.errors import BadChannelName, SettingsError
-from everywire.core.limits import Limits
+from everywire.core.limits import MAY_BE_OFF, Limits
 from everywire.core.names import matches
 from everywire.core.settings import ChannelSettings, SettingsTable
 from everywire.server.options import Address, ServerOptions
@@ -359,8 +359,12 @@ def _check_listen(settings: Settings) -> None:
 def _check_numbers(path: tuple[str | int, ...], values: object) -> None:
     for name in getattr(values, "__dataclass_fields__", ()):
         number = getattr(values, name)
-        if isinstance(number, int | float) and not isinstance(number, bool) and not 0 < number < math.inf:
+        if not isinstance(number, int | float) or isinstance(number, bool) or 0 < number < math.inf:
+            continue
+        if name not in MAY_BE_OFF:
             raise Mistake((*path, name), "expected a number above 0")
+        if number != 0:
+            raise Mistake((*path, name), "expected a number above 0, or 0 for none")
 
 
 def _check_rules(rules: Rules) -> None:

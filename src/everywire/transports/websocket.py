@@ -183,6 +183,7 @@ class WebSocket:
         if self._admission is not None:
             self._admission.release()
             self._admission = None
+            self._service.shared.quotas.forget(self)
         if self._stay is not None:
             self._stay.end()
             self._stay = None
