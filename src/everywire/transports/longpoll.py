@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from everywire.access.identity import Identity
+from everywire.access.quotas import Admission
 from everywire.core import codes
 from everywire.core.codes import Code
 from everywire.core.errors import EverywireError
@@ -30,7 +31,7 @@ DEFAULT_WAIT_S: Final = 25.0
 
 def serve_long_poll(ask: Ask) -> None:
     """Answer when something is published after the position, or when the time is over."""
-    waiting = LongPoll(ask)
+    waiting = LongPoll(ask, ask.service.shared.quotas.admit(ask.identity, ask.peer))
     ask.exchange.attend(waiting, ask.transport)
     hub = ask.service.hub
     query = ask.query
@@ -52,13 +53,14 @@ def serve_long_poll(ask: Ask) -> None:
 class LongPoll:
     """One waiting request: the exchange's driver, the hub's subscriber, and a visitor if it is somebody's."""
 
-    __slots__ = ("_ask", "_is_visitor", "deadline", "exchange", "framing", "position", "reader")
+    __slots__ = ("_admission", "_ask", "_is_visitor", "deadline", "exchange", "framing", "position", "reader")
 
     client = session_id = ""
     reader: Reader
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, admission: Admission) -> None:
         self._ask = ask
+        self._admission = admission
         self.exchange = ask.exchange
         self.framing: Framing = ask.exchange.response_framing(200, json_headers(ask.cors))
         self.deadline: Slot | None = None
@@ -91,6 +93,7 @@ class LongPoll:
         self.exchange.answer(framed)
 
     def _leave(self) -> None:
+        self._admission.release()
         deadline = self.deadline
         if deadline is not None:
             self.deadline = None
