@@ -124,6 +124,8 @@ class ForwardOrder(Struct):
     v: int
     session: bytes
     data: bytes
+    user: str = ""
+    """Whom the request proved; empty is nobody, or nobody was asked."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -153,9 +155,9 @@ def decode_order(payload: bytes, node: str) -> Order | None:
         return None
 
 
-def encode_forward(session: bytes, data: bytes) -> bytes:
+def encode_forward(session: bytes, data: bytes, user: str = "") -> bytes:
     """Return commands as they travel to the node that has the session."""
-    return _encode(ForwardOrder(VERSION, session, data))
+    return _encode(ForwardOrder(VERSION, session, data, user))
 
 
 def decode_forward(payload: bytes) -> ForwardOrder:

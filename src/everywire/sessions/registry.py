@@ -10,8 +10,10 @@ forgotten first on every node, and then connections end: who comes back is judge
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 from msgspec import UNSET, Raw
 
@@ -20,7 +22,7 @@ from everywire.access.identity import Identity
 from everywire.access.revocations import Revocation, Revocations
 from everywire.core import codes
 from everywire.core.codes import Code
-from everywire.core.errors import BadRequest
+from everywire.core.errors import BadRequest, Forbidden
 from everywire.core.position import Place
 from everywire.hub.hub import Hub
 from everywire.sessions.nodes import Nodes
@@ -43,6 +45,12 @@ from everywire.sessions.orders import (
 from everywire.sessions.visitors import Directory, Resident, Visitor, digest_of
 
 __all__ = ["Registry", "Resident", "Visitor"]
+
+_log = logging.getLogger("everywire.sessions")
+
+_NOT_THERE: Final = b"0"
+_TAKEN: Final = b"1"
+_NOT_YOURS: Final = b"2"
 
 
 class Registry:
@@ -179,16 +187,23 @@ class Registry:
         """Let a user's sessions be good until another time (UNIX time; None is for ever), on every node."""
         await self._order(RefreshOrder(whose=_whose(user, client, session), expires_s=expires_s))
 
-    async def forward(self, node: str, session_id: str, data: bytes) -> bool:
+    async def forward(self, node: str, session_id: str, data: bytes, *, user: str = "") -> bool:
         """Hand commands to a session, on whatever node it is; False when it is not there.
 
+        ``user`` is whom the request proved, if it proved anybody: another user's session is not theirs to
+        speak in, however they came by its id.
+
         Raises an error with code 102 for a node that is not there, `BrokerError` for one that does not
-        answer in time.
+        answer in time, `Forbidden` for another user's session.
         """
         digest = digest_of(session_id)
         if node == self.nodes.own:
-            return self._hand_over(digest, data)
-        return await self.nodes.ask(node, FORWARD, encode_forward(digest, data)) == b"1"
+            said = self._hand_over(digest, data, user)
+        else:
+            said = await self.nodes.ask(node, FORWARD, encode_forward(digest, data, user))
+        if said == _NOT_YOURS:
+            raise Forbidden("this session is another user's")
+        return said == _TAKEN
 
     # -- inside -----------------------------------------------------------------------
 
@@ -240,13 +255,18 @@ class Registry:
 
     async def _take(self, payload: bytes, node: str) -> bytes:
         order = decode_forward(payload)
-        return b"1" if self._hand_over(order.session, order.data) else b"0"
+        return self._hand_over(order.session, order.data, order.user)
 
-    def _hand_over(self, digest: bytes, data: bytes) -> bool:
+    def _hand_over(self, digest: bytes, data: bytes, user: str) -> bytes:
         found = self._directory.sessions.of(digest)
-        if found:
-            found[-1].receive_bytes(data)
-        return bool(found)
+        if not found:
+            return _NOT_THERE
+        owner = found[-1].identity.user
+        if user and owner and user != owner:
+            _log.warning("user %r showed the session id of another user", user)
+            return _NOT_YOURS
+        found[-1].receive_bytes(data)
+        return _TAKEN
 
 
 def _whose(user: str, client: str, session: str) -> Whose:
