@@ -25,7 +25,7 @@ from everywire.transports.exchange import Exchange
 from everywire.transports.gate import Refusal
 from everywire.transports.service import Service, WholeAnswer, refuse
 
-__all__ = ["Connections"]
+__all__ = ["ADDRESSES", "Connections"]
 
 
 class _Route(NamedTuple):
@@ -47,6 +47,8 @@ _ROUTES: Final = {
     "/connection/uni_sse": _Route("uni_sse", ("GET", "POST"), serve_uni_sse),
     "/emulation": _Route("emulation", ("POST",), serve_emulation),
 }
+ADDRESSES: Final = tuple(_ROUTES)
+"""All that is served here."""
 
 
 class Connections:
