@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from copy import copy
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -331,7 +332,7 @@ async def test_the_application_may_know_better_who_it_is() -> None:
 @pytest.mark.parametrize("fault", [ValueError("secret"), RuntimeError()])
 async def test_an_application_that_fails_is_a_temporary_error(fault: Exception) -> None:
     async def connect(caller: Caller, request: AuthRequest) -> ConnectDecision | None:
-        raise fault
+        raise copy(fault)  # one that is raised keeps all that it passed
 
     async with World(hooks=Hooks(connect=connect)) as world:
         client = world.client()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ async def test_a_user_that_is_another_now_is_found_so() -> None:
 )
 async def test_the_application_may_refuse_a_token(error: Exception, code: int) -> None:
     async def refresh(caller: Caller, token: str) -> Identity | None:
-        raise error
+        raise copy(error)  # one that is raised keeps all that it passed
 
     async with World(hooks=Hooks(refresh=refresh)) as world:
         client = await world.connected(token=world.token("ann", 100))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import pytest
@@ -452,7 +453,7 @@ async def test_the_application_gives_data_and_what_others_see() -> None:
 )
 async def test_the_application_may_refuse(error: Exception, code: int) -> None:
     def decide(channel: str, data: bytes | None) -> SubscribeDecision:
-        raise error
+        raise copy(error)  # one that is raised keeps all that it passed
 
     async with World(hooks=deciding(decide)) as world:
         client = await world.connected()
