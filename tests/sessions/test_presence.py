@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from random import Random
 
 import pytest
 from msgspec import Raw
@@ -508,3 +509,26 @@ async def test_a_listener_that_was_a_crowd_is_told_in_slices_and_not_after_it_we
         presence.unlisten("room", late)
         await cluster.settle()
         assert sum(len(one.told) for one in listeners) == 999 and not late.told
+
+
+async def test_after_ten_thousand_came_and_went_the_count_is_right() -> None:
+    limits = Limits(max_roster_members=100_000, max_presence_members=100_000)
+    async with Cluster("abc", limits=limits, max_delay_s=0.2) as cluster:
+        random = Random(7)
+        listener = Listener()
+        cluster["a"].presence.listen("room", listener)
+        here: dict[str, str] = {}
+        for number in range(10_000):
+            client = f"c{random.randrange(1_000)}"
+            if client in here:
+                cluster[here.pop(client)].presence.leave("room", client)
+            else:
+                here[client] = random.choice("abc")
+                cluster[here[client]].presence.enter("room", client, info(client, f"u{number % 50}"))
+            if number % 500 == 0:
+                await cluster.pass_time(0.5)
+        await cluster.pass_time(12)
+        for name in "abc":
+            assert await cluster.listed(name) == set(here)
+            assert (await cluster[name].presence.stats("room"))[0] == len(here)
+        assert set(listener.present) == set(here) or listener.changes
