@@ -158,12 +158,14 @@ class Publishing:
             waiting.done(BrokerBusy("too many publications of this client wait to be judged"))
             return False
         held_bytes = self._held_bytes + waiting.size
-        if (held_bytes > limits.max_publishing_bytes and self._held) or len(self._tasks) >= limits.max_judging:
+        lane = self._lanes.get((caller, channel))
+        if (self._held and held_bytes > limits.max_publishing_bytes) or (
+            lane is None and len(self._lanes) >= limits.max_judging
+        ):
             waiting.done(BrokerBusy("too many publications wait to be judged"))
             return held == 1  # with none of its own on the way, nothing would tell it to go on
         self._held[caller] = held
         self._held_bytes = held_bytes
-        lane = self._lanes.get((caller, channel))
         if lane is None:
             lane = self._lanes[caller, channel] = deque()
             lane.append(waiting)
