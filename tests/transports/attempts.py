@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 import websockets
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import Raw, UnsetType
 
 from everywire.codecs.centrifuge.messages import (
     Command,
@@ -68,7 +68,8 @@ def reading(name: str) -> Attempt:
             if action in ("connect", "subscribe"):
                 start = "latest" if action == "connect" else "earliest"
                 kind = "open" if action == "connect" else "data"
-                async with aclosing(READERS[name](site, channel, shown(token), after=start, **query)) as items:
+                items = READERS[name](site, channel, shown(token), after=start, **query)
+                async with aclosing(items):
                     await take(items, 1, kind)
             elif action == "publish" and name in ("websocket", "everywire.json"):
                 return await _publish_over(site, name, channel, token)
@@ -353,4 +354,4 @@ ATTEMPTS: Final[Mapping[str, Attempt]] = {
 }
 """Every wire by the name that the source has for it; after a space, one of its forms."""
 
-__all__ = ["ACTIONS", "ATTEMPTS", "LEFT_OUT", "Attempt", "UNSET"]
+__all__ = ["ACTIONS", "ATTEMPTS", "LEFT_OUT", "UNSET", "Attempt"]

@@ -46,7 +46,7 @@ somebody else is refused."""
 OPERATOR: Final = dict(zip(CREDENTIALS, (101, 101, 101, 101, 101, 0), strict=True))
 
 READS: Final = {"connect": PLAIN, "subscribe": PLAIN}
-SESSION: Final = {action: IN_SESSION for action in ACTIONS} | {"connect": CONNECTING}
+SESSION: Final = dict.fromkeys(ACTIONS, IN_SESSION) | {"connect": CONNECTING}
 ONE_WAY: Final = {"connect": HEARING, "subscribe": LEFT}
 
 EXPECTED: Final[Mapping[str, Mapping[str, Mapping[str, int]]]] = {
@@ -74,7 +74,7 @@ EXPECTED: Final[Mapping[str, Mapping[str, Mapping[str, int]]]] = {
     "/connection/uni_sse": ONE_WAY,
     "/connection/uni_sse POST": ONE_WAY,
     "/emulation": {action: HANDED_OVER for action in ACTIONS if action != "connect"},
-    "/api/": {action: OPERATOR for action in ACTIONS},
+    "/api/": dict.fromkeys(ACTIONS, OPERATOR),
 }
 """By wire and action what each credential is answered; an action that is missing cannot be tried there."""
 
