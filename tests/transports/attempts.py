@@ -353,5 +353,3 @@ ATTEMPTS: Final[Mapping[str, Attempt]] = {
     "/api/": server_api,
 }
 """Every wire by the name that the source has for it; after a space, one of its forms."""
-
-__all__ = ["ACTIONS", "ATTEMPTS", "LEFT_OUT", "UNSET", "Attempt"]
