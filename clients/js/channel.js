@@ -14,6 +14,9 @@ import { readInfo, readPublication } from "./protocol.js";
 import { SubscriptionRefresher } from "./refreshing.js";
 import { Alarm } from "./timing.js";
 
+/** @internal The name of an event: what comes, in the protocol's form, for tabs that share a connection. */
+export const PUSH = Symbol("push");
+
 export class Channel extends Emitter {
   #client;
   #options;
@@ -219,9 +222,11 @@ export class Channel extends Emitter {
 
   /** A push of a session. What comes by another than the one it belongs to came, or will come, by that. */
   pushed(push, session) {
+    if (push.token_wanted) return this.#giveToken(session);
     if (session !== this.#session) return;
-    if (push.pub) this.#deliver(push.pub);
-    else if (push.join) this.#tell("join", { channel: this.name, info: readInfo(push.join.info) });
+    if (push.pub) return this.#deliver(push.pub);
+    if (!push.unsubscribe) this.emit(PUSH, push);
+    if (push.join) this.#tell("join", { channel: this.name, info: readInfo(push.join.info) });
     else if (push.leave) this.#tell("leave", { channel: this.name, info: readInfo(push.leave.info) });
     else if (push.unsubscribe) this.#unsubscribed(push.unsubscribe);
     else if (push.presence_changed) this.#tell("presence", { channel: this.name });
@@ -235,6 +240,7 @@ export class Channel extends Emitter {
       this.#offset = offset;
       if (offset > from) this.#tell("gap", { channel: this.name, from, to: offset - 1, reason: "skipped" });
     }
+    this.emit(PUSH, { pub });
     this.#tell("publication", readPublication(this.name, pub));
   }
 
@@ -290,6 +296,12 @@ export class Channel extends Emitter {
 
   #settle(how, value) {
     for (const waiting of this.#waiting.splice(0)) waiting[how](value);
+  }
+
+  /** The tab that holds the connection needs a newer token. */
+  async #giveToken(session) {
+    const token = await this.#newToken().catch(() => "");
+    if (token) session.call({ sub_refresh: { channel: this.name, token } }, () => {});
   }
 
   async #newToken() {

@@ -12,7 +12,8 @@ import { EverywireError } from "./errors.js";
 import { readInfo, readPublication } from "./protocol.js";
 import { ConnectionRefresher } from "./refreshing.js";
 import { complete } from "./options.js";
-import { Site } from "./site.js";
+import { share } from "./sharing/share.js";
+import { Site, baseOf } from "./site.js";
 import { Waiting } from "./waiting.js";
 import { listen } from "./wakeups.js";
 
@@ -27,6 +28,8 @@ export class Everywire extends Emitter {
   #waiting;
   #connecting = [];
   #stopListening = () => {};
+  #tab;
+  #carriedBy = "";
 
   /** "disconnected", "connecting" or "connected". */
   state = "disconnected";
@@ -41,7 +44,10 @@ export class Everywire extends Emitter {
    */
   constructor(url, options = {}) {
     super();
-    this.#options = complete(options);
+    const completed = complete(options);
+    const sharing = share(baseOf(url), completed, (own) => new Everywire(url, own));
+    this.#tab = sharing?.tab ?? null;
+    this.#options = sharing?.options ?? completed;
     const site = new Site(url, this.#options);
     this.#waiting = new Waiting(this.#options.commandTimeoutMs);
     this.#refresher = new ConnectionRefresher(site.credential, (error) => this.emit("error", { error }));
@@ -58,7 +64,12 @@ export class Everywire extends Emitter {
 
   /** The name of the transport in use; "" while there is no connection. */
   get transport() {
-    return this.session?.transport ?? "";
+    return this.session ? this.#carriedBy || this.session.transport : "";
+  }
+
+  /** Whether the connection is one for all tabs. */
+  get isShared() {
+    return this.#tab !== null;
   }
 
   /** What was tried, and how it went: the last fifty attempts. */
@@ -74,6 +85,7 @@ export class Everywire extends Emitter {
     if (this.state === "disconnected") {
       this.#become("connecting");
       this.#stopListening = listen((name) => this.#connector.wake(name));
+      this.#tab?.join();
       this.#connector.start();
     }
     return connected;
@@ -142,6 +154,11 @@ export class Everywire extends Emitter {
     return { publications: publications.map((pub) => readPublication(channel, pub)), epoch, offset };
   }
 
+  /** @internal Drop a channel that is not subscribed, so that it can be made anew with other options. */
+  forget(name) {
+    this.#channels.delete(name);
+  }
+
   /** @internal Send a command and wait for its reply. */
   request(command) {
     return this.#whenConnected((session, done) => session.call(command, done));
@@ -187,6 +204,7 @@ export class Everywire extends Emitter {
   #use(session, result) {
     this.session = session;
     this.client = session.client;
+    this.#carriedBy = result.transport ?? "";
     this.#refresher.plan(session, result);
   }
 
@@ -225,8 +243,10 @@ export class Everywire extends Emitter {
   }
 
   #pushed(push, session) {
-    const { channel, message, subscribe, refresh } = push;
-    if (message) {
+    const { channel, message, subscribe, refresh, connect } = push;
+    if (connect) {
+      this.#carried(connect);
+    } else if (message) {
       // While moving, the application may tell both sessions the same.
       if (session === this.session) this.emit("message", { data: message.data });
     } else if (refresh) {
@@ -238,6 +258,14 @@ export class Everywire extends Emitter {
     } else {
       this.#channels.get(channel)?.pushed(push, session);
     }
+  }
+
+  /** The tab that holds the connection moved to another transport. */
+  #carried({ client, transport }) {
+    const from = this.transport;
+    this.client = client;
+    this.#carriedBy = transport;
+    this.emit("moved", { from, to: transport, client });
   }
 
   #expires(session, { expires, ttl = 0 }) {
@@ -266,6 +294,7 @@ export class Everywire extends Emitter {
 
   #giveUp(error) {
     this.#stopListening();
+    this.#tab?.leave();
     this.#waiting.reject(error);
     for (const channel of this.#channels.values()) channel.giveUp(error);
     for (const { reject } of this.#connecting.splice(0)) reject(error);

@@ -4,9 +4,8 @@
 // again; 3000 to 3499 and 4000 to 4499 end a connection that may come back; 3500 to 3999 and 4500 to 4999 end it
 // for good. Codes below 100 are made here and never travel.
 
+export const UNAUTHORIZED = 101;
 export const TOKEN_EXPIRED = 109;
-export const TOO_MANY_REQUESTS = 111;
-export const UNRECOVERABLE = 112;
 export const BUSY = 124;
 
 export const SERVICE_RESTART = 1012;
@@ -17,8 +16,8 @@ export const SUBSCRIPTION_GAP = 2500;
 export const SUBSCRIPTION_EXPIRED = 2501;
 
 export const SHUTDOWN = 3001;
-export const EXPIRED = 3005;
 export const SLOW_DOWN = 3013;
+export const INVALID_TOKEN = 3500;
 
 /** Made here: why a promise was rejected, or why a connection or subscription ended. */
 export const CLIENT = Object.freeze({

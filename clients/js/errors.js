@@ -22,8 +22,8 @@ export class EverywireError extends Error {
   }
 
   /** The error of a reply; the server has read the command and refused it. */
-  static ofReply({ code, message, temporary = false }) {
-    return new EverywireError(code, message, { temporary, wasSent: true });
+  static ofReply({ code, message, temporary = false, was_sent: wasSent = true }) {
+    return new EverywireError(code, message, { temporary, wasSent });
   }
 }
 

@@ -68,7 +68,8 @@ export class Session {
 
   /** Begin: `first` are the commands that open the link, each with who hears its reply. */
   open(first) {
-    const commands = first.map(([command, done]) => this.#expect(command, done));
+    // For these there is no other deadline than the proof's.
+    const commands = first.map(([command, done]) => this.#expect(command, done, 0));
     this.#link.open(commands);
   }
 
@@ -86,15 +87,19 @@ export class Session {
     if (!this.#ending) this.#enqueue(command);
   }
 
-  #expect(command, done) {
+  #expect(command, done, timeoutMs = this.#timeoutMs) {
     const id = this.#nextId++;
-    const timer = setTimeout(() => {
-      this.#pending.delete(id);
-      const message = `no reply came within ${this.#timeoutMs / 1000} s; it may have been carried out or not`;
-      done(new EverywireError(CLIENT.TIMEOUT, message, { temporary: true, wasSent: true }));
-    }, this.#timeoutMs);
+    const timer = timeoutMs && setTimeout(() => this.#late(id, command, done), timeoutMs);
     this.#pending.set(id, { done, timer });
     return { id, ...command };
+  }
+
+  #late(id, command, done) {
+    this.#pending.delete(id);
+    const message = `no reply came within ${this.#timeoutMs / 1000} s; it may have been carried out or not`;
+    done(new EverywireError(CLIENT.TIMEOUT, message, { temporary: true, wasSent: true }));
+    // Maybe nobody is there any more.
+    if (this.#handler && !command.ping) this.check();
   }
 
   #enqueue(command) {

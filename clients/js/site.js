@@ -30,7 +30,8 @@ export class Site {
   }
 }
 
-function baseOf(url) {
+/** The address of a server, as it is said: without a slash at its end. */
+export function baseOf(url) {
   const found = new URL(url ?? globalThis.location?.origin ?? "", globalThis.location?.href);
   found.protocol = found.protocol.replace(/^ws/, "http");
   found.search = found.hash = "";

@@ -164,3 +164,28 @@ async def test_a_thousand_cuts_and_changes_of_transport(tmp_path: Path) -> None:
     assert told["published"] > 1_000
     assert set(told["connected"]) == {"websocket", "http_stream", "sse", "long-poll", "poll"}
     assert told["outcomes"]["recovered"] > 300 and told["moved"] > 10, told
+
+
+async def test_tabs_share_one_connection() -> None:
+    """Tabs come, talk, are closed and hang; the others go on, and nothing is lost, doubled or out of order."""
+    chromium()
+    async with running("--dev", deadline_s=6 * DEADLINE_S) as serving:
+        told = await run_node(BROWSER / "sharing.mjs", serving.url)
+    assert [greeting["isShared"] for greeting in told["greetings"]] == [True] * 3
+    assert {greeting["transport"] for greeting in told["greetings"]} == {"websocket"}
+    assert len({greeting["client"] for greeting in told["greetings"]}) == 1
+    assert told["readers"] == told["readersAfterwards"] == 1
+    assert told["presence"] == [told["greetings"][0]["client"]]
+    assert told["stats"] == {"clients": 1, "users": 1}
+    assert told["total"] > 100
+    for report in told["reports"]:
+        assert [offset for offset, _ in report["seen"]] == list(range(1, told["total"] + 1))
+        assert report["gaps"] == []
+        assert report["seen"][30:] == [[number + 1, number] for number in range(30, told["total"])]
+    assert told["reports"][0]["losses"] >= 1
+    assert told["takenOverMs"] < 12_000, "the tab that hung had to end before another took over"
+    assert told["afterHanging"]["gaps"] == []
+    offsets = [offset for offset, _ in told["afterHanging"]["seen"]]
+    assert offsets == list(range(1, len(offsets) + 1))
+    assert told["crowd"]["transports"] == ["http_stream"] * 8
+    assert told["crowd"]["slowestMs"] < 5_000
