@@ -113,6 +113,7 @@ class Assembly:
         self._connections = Connections(service)
         self._api = ServerApi(shared, gate=self.gate)
         await hub.start()
+        await shared.passes.agree(self.broker.store)
         await shared.registry.start()
         await shared.presence.start()
 
