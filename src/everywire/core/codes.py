@@ -5,7 +5,8 @@ understand them: 100 to 399 are errors that answer one request; 2000 to 2499 end
 subscription for good, 2500 to 2999 one that may be made again; 3000 to 3499
 end a connection that may come back; 3500 to 3999 end it for good. So do 4000 to 4499 and
 4500 to 4999, which are the application's own. The standard WebSocket codes (RFC 6455
-§7.4.1) that Everywire itself decides to send stand here too. Documents and clients are checked against this table.
+§7.4.1) that Everywire itself decides to send stand here too. Documents and clients are
+checked against this table.
 """
 
 from __future__ import annotations
