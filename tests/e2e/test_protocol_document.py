@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import jwt
 import pytest
 from websockets.asyncio.client import connect
 
@@ -39,9 +40,14 @@ PRINTED: Final = (
     ("long-poll", "{ temperature: 23 }"),
     ("stream", "1 { temperature: 21.5 } AQ"),
     ("sse", "sky: cloudy"),
+    ("sse with a ticket", "with a ticket: { temperature: 23 }"),
     ("raw", '{"temperature":22}'),
     ("envelope", "sky rain AQ"),
+    ("raw with a ticket", 'with a ticket: {"temperature":23}'),
 )
+
+# What an application would have given its user; in development it is believed as it stands.
+TOKEN: Final = jwt.encode({"sub": "ann"}, "a secret that nobody here knows, and long", "HS256")
 
 
 def blocks(language: str) -> list[str]:
@@ -137,6 +143,7 @@ async def check_script(serving: Serving, name: str, script: str, expected: str) 
         f'const require = createRequire("{package}");\n'
         'globalThis.EventSource = require("eventsource").EventSource;\n'
         'globalThis.WebSocket = require("ws");\n'
+        f'globalThis.token = "{TOKEN}";\n'
     )
     async with spawned(node, "--input-type=module", "--eval", prelude + script) as process:
         publishing = asyncio.create_task(publish_reports(serving.url))
@@ -165,7 +172,9 @@ async def publish_reports(url: str) -> None:
 
 @asynccontextmanager
 async def spawned(*command: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, env={**os.environ, "TOKEN": TOKEN}
+    )
     try:
         yield process
     finally:
