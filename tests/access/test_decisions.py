@@ -13,6 +13,7 @@ from everywire.access.hooks import Hooks
 from everywire.access.identity import NOBODY, Action, AuthRequest, Identity
 from everywire.access.rules import Rules
 from everywire.core import codes
+from everywire.core.codes import Code
 from everywire.core.errors import EverywireError, Forbidden
 from everywire.core.limits import Limits
 from tests.access.proofs import Desk, Said, bearer, signed, token, turns
@@ -148,18 +149,37 @@ async def test_a_key_need_not_be_asked_for() -> None:
 
 
 async def test_a_refusal_may_have_words_and_code_of_its_own() -> None:
-    judge = Judge(a=Forbidden("pay first"), b=Forbidden("sign in", code=codes.UNAUTHORIZED), c=False)
+    own = Code(1001, "application", 403, "not you")
+    end = Code(4501, "application", 0, "never again")
+    judge = Judge(
+        a=Forbidden("pay first"),
+        b=Forbidden("sign in", code=codes.UNAUTHORIZED),
+        c=False,
+        d=EverywireError("not for you", code=own),
+        e=EverywireError("go away", code=end),
+    )
     desk = Desk(hooks=Hooks(authorize=judge))
     for _ in range(2):  # asked, and remembered
         for channel, code, sentence in (
             ("a", codes.PERMISSION_DENIED, "pay first"),
             ("b", codes.UNAUTHORIZED, "sign in"),
             ("c", codes.PERMISSION_DENIED, "you may not read channel c"),
+            ("d", own, "not for you"),
+            ("e", end, "go away"),
         ):
             error = await desk.judges(ANN, Action.READ, channel)
             assert isinstance(error, Forbidden)
             assert (error.code, error.sentence, error.channel) == (code, sentence, channel)
-    assert len(judge.asked) == 3
+    assert len(judge.asked) == 5
+
+
+@pytest.mark.parametrize("code", [codes.INTERNAL, codes.BUSY, codes.SERVER_ERROR, codes.TOO_MANY_REQUESTS])
+async def test_a_refusal_for_now_is_not_remembered(code: Code) -> None:
+    judge = Judge(a=EverywireError("not now", code=code))
+    desk = Desk(hooks=Hooks(authorize=judge))
+    for _ in range(2):
+        assert code_of(await desk.judges(ANN, Action.READ, "a")) is code
+    assert len(judge.asked) == 2
 
 
 @pytest.mark.parametrize("answer", [1, "yes", [], ValueError("x"), KeyError("x")])

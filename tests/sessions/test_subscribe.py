@@ -13,6 +13,7 @@ import pytest
 from everywire.access.hooks import Caller, Hooks, SubscribeDecision
 from everywire.access.identity import Action, Identity
 from everywire.core import codes
+from everywire.core.codes import Code
 from everywire.core.errors import EverywireError, Forbidden
 from everywire.core.limits import Limits
 from everywire.core.position import Place
@@ -707,10 +708,13 @@ async def test_a_client_may_end_what_the_server_began() -> None:
 # -- what is asked again ---------------------------------------------------------------------------------
 
 
-async def test_a_permission_that_is_taken_away_ends_its_subscriptions() -> None:
+@pytest.mark.parametrize("number", [0, 1004])
+async def test_a_permission_that_is_taken_away_ends_its_subscriptions(number: int) -> None:
     closed: set[str] = set()
 
     async def authorize(identity: Identity, action: Action, channel: str) -> bool | None:
+        if number and channel in closed:
+            raise EverywireError(code=Code(number, "application", 403, "not you"))
         return channel not in closed
 
     async with World(hooks=Hooks(authorize=authorize)) as world:

@@ -44,7 +44,7 @@ from everywire.core.codes import Code
 from everywire.core.errors import EverywireError, Forbidden, InvalidToken
 from everywire.core.limits import Limits
 
-__all__ = ["Authority"]
+__all__ = ["Authority", "is_decision"]
 
 _log = logging.getLogger("everywire.access")
 
@@ -52,6 +52,17 @@ _Answer = TypeVar("_Answer")
 
 _ATTEMPTS: Final = 3
 """How often something is asked again because it was to be forgotten while it was asked."""
+
+
+def is_decision(code: Code) -> bool:
+    """Say whether a refusal stands: the built-in ones, and codes of the application's own that do not tell
+    to try again. All others mean that nobody could say."""
+    number = code.number
+    return (
+        code in (codes.UNAUTHORIZED, codes.PERMISSION_DENIED)
+        or 400 <= number < 2000
+        or (number >= 3000 and not code.reconnect)
+    )
 
 
 class _Verdict(NamedTuple):
@@ -300,7 +311,7 @@ class Authority:
                 try:
                     says = await self._answer("authorize", hook(identity, action, channel))
                 except EverywireError as error:
-                    if error.code not in (codes.UNAUTHORIZED, codes.PERMISSION_DENIED):
+                    if not is_decision(error.code):
                         raise
                     verdict = _Verdict(False, error.code, error.sentence)
                 else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
+from everywire.access.authority import is_decision
 from everywire.access.identity import Action, Identity
 from everywire.codecs.centrifuge.messages import Push, RefreshPush
 from everywire.core import codes
@@ -145,7 +146,7 @@ def look_again(line: Line) -> None:
 def _looked_again(line: Line, identity: Identity, error: EverywireError | None) -> None:
     if error is None or line.is_ended or line.identity is not identity:
         return
-    if error.code not in (codes.UNAUTHORIZED, codes.PERMISSION_DENIED):
+    if not is_decision(error.code):
         return  # nobody could say; the next time will do
     subscription = line.subscriptions.get(error.channel or "")
     if subscription is None:
