@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from everywire.access.identity import Identity
-from everywire.access.quotas import Admission
+from everywire.access.quotas import FREE, Admission
 from everywire.core import codes
 from everywire.core.codes import Code
 from everywire.core.errors import EverywireError
@@ -31,7 +31,7 @@ DEFAULT_WAIT_S: Final = 25.0
 
 def serve_long_poll(ask: Ask) -> None:
     """Answer when something is published after the position, or when the time is over."""
-    waiting = LongPoll(ask, ask.service.shared.quotas.admit(ask.identity, ask.peer))
+    waiting = LongPoll(ask, ask.service.admit(ask.identity, ask.peer))
     ask.exchange.attend(waiting, ask.transport)
     hub = ask.service.hub
     query = ask.query
@@ -93,7 +93,8 @@ class LongPoll:
         self.exchange.answer(framed)
 
     def _leave(self) -> None:
-        self._admission.release()
+        if self._admission is not FREE:
+            self._admission.release()
         deadline = self.deadline
         if deadline is not None:
             self.deadline = None

@@ -57,7 +57,7 @@ _END_STATUSES: Final = {
 class Service:
     """What transports work with: the parts that all share, and the gate."""
 
-    __slots__ = ("authority", "gate", "hub", "limits", "rules", "shared", "tickets_asked")
+    __slots__ = ("admit", "authority", "gate", "hub", "limits", "rules", "shared", "tickets_asked")
 
     def __init__(self, shared: Shared, gate: Gate) -> None:
         self.shared = shared
@@ -66,6 +66,7 @@ class Service:
         self.hub = shared.hub
         self.limits = shared.limits
         self.authority = shared.authority
+        self.admit = shared.quotas.admit
         self.rules = shared.authority.rules
         most = self.limits.tickets_per_minute
         self.tickets_asked = Buckets(most / 60, most, self.limits.max_quota_keys)

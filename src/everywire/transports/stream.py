@@ -118,7 +118,7 @@ def serve_stream(ask: Ask) -> None:
 
 def _serve(ask: Ask, words: Words) -> None:
     service, exchange, identity = ask.service, ask.exchange, ask.identity
-    stream = Stream(ask, words, service.shared.quotas.admit(identity, ask.peer))
+    stream = Stream(ask, words, service.admit(identity, ask.peer))
     exchange.attend(stream, ask.transport)
     hub = service.hub
     encoder = words.encoders[ask.has_several]

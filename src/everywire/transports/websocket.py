@@ -45,7 +45,7 @@ _MAX_ID_CHARACTERS: Final = 64
 def serve_websocket(ask: Ask) -> None:
     """Shake hands, then read the channels and publish what comes."""
     service = ask.service
-    wire = WebSocket(ask, service.shared.quotas.admit(ask.identity, ask.peer))
+    wire = WebSocket(ask, service.admit(ask.identity, ask.peer))
     channel = ask.exchange.upgrade(wire, "websocket", (SUBPROTOCOL,))
     if channel is None:
         wire.leave()
