@@ -4,7 +4,7 @@ const DEADLINE_MS = 20_000;
 
 export async function until(holds, what = String(holds)) {
   const endMs = Date.now() + DEADLINE_MS;
-  while (!holds()) {
+  while (!(await holds())) {
     if (Date.now() > endMs) throw new Error(`this never came to hold: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
