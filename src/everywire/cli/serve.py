@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from contextlib import aclosing
@@ -17,6 +18,7 @@ from everywire.application import Everywire
 from everywire.cli.sources import machine
 from everywire.core.errors import EverywireError, SettingsError
 from everywire.core.names import is_name
+from everywire.server.log_bridge import LogBridge
 from everywire.server.options import ServerOptions
 from everywire.server.run import run as run_loop
 from everywire.server.run import serve
@@ -25,6 +27,8 @@ from everywire.server.settings import Settings
 from everywire.server.settings_sources import Flag, load_settings
 
 __all__ = ["add_parser", "read_settings"]
+
+_log = logging.getLogger("everywire.cli")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -112,6 +116,7 @@ async def _serve(settings: Settings, options: ServerOptions, feed: str | None) -
     feeding: list[asyncio.Task[None]] = []
 
     def started(server: Server) -> None:
+        bridge.attach(server.log)
         wire.operations.figures.add(lambda: host_figures(server))
         if feed is not None:
             feeding.append(asyncio.create_task(_feed(wire, feed)))
@@ -122,12 +127,13 @@ async def _serve(settings: Settings, options: ServerOptions, feed: str | None) -
         for task in feeding:
             task.cancel()
 
-    await wire.start()
-    try:
-        await serve(wire.handle, options, on_start=started, on_drain=draining)
-    finally:
-        await asyncio.gather(*feeding, return_exceptions=True)
-        await wire.close()
+    with LogBridge(settings.log.level.value) as bridge:
+        await wire.start()
+        try:
+            await serve(wire.handle, options, on_start=started, on_drain=draining)
+        finally:
+            await asyncio.gather(*feeding, return_exceptions=True)
+            await wire.close()
 
 
 async def _feed(wire: Everywire, channel: str) -> None:
@@ -137,7 +143,7 @@ async def _feed(wire: Everywire, channel: str) -> None:
             try:
                 await wire.publish(channel, msgspec.Raw(sample.data))
             except EverywireError as error:
-                print(f"everywire: --feed: dropped one: {error.sentence}", file=sys.stderr)
+                _log.warning("--feed dropped a sample: %s", error.sentence)
 
 
 def _tell(server: Server, settings: Settings, feed: str | None) -> None:

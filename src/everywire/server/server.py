@@ -15,6 +15,7 @@ from everywire.core.errors import SettingsError
 from everywire.server.connection import HttpConnection, TlsConnection
 from everywire.server.host import Host, Listener
 from everywire.server.listening import bind, remove_unix_socket
+from everywire.server.log import Log
 from everywire.server.metrics import HostMetrics
 from everywire.server.options import Address, ServerOptions
 from everywire.server.tls import Certificate
@@ -48,6 +49,11 @@ class Server:
         self._unix: list[tuple[str, int]] = []
         self.addresses: list[str] = []
         """Where it listens, as URLs without path, with the port that was found where any would do."""
+
+    @property
+    def log(self) -> Log:
+        """The server's log; there is one once it was started."""
+        return self._running.log
 
     @property
     def metrics(self) -> HostMetrics:
