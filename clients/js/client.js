@@ -129,10 +129,7 @@ export class Everywire extends Emitter {
 
   /** Send a message to the application. Resolves when it was handed to a connection; there is no reply. */
   send(data) {
-    return this.#whenConnected((session, done) => {
-      session.post({ send: { data } });
-      done(null);
-    });
+    return this.#whenConnected((session, done) => session.post({ send: { data } }, done));
   }
 
   /** Who is in a channel: by client id, each with `user`, `client`, `connInfo` and `channelInfo`. */

@@ -9,8 +9,9 @@
 
 import { Backoff } from "./backoff.js";
 import { Race, order } from "./choosing.js";
+import { CLIENT } from "./codes.js";
 import { endingOf } from "./credential.js";
-import { Ending } from "./errors.js";
+import { Ending, EverywireError } from "./errors.js";
 import { Moving } from "./moving.js";
 import { Proof } from "./proving.js";
 import { Strikes } from "./strikes.js";
@@ -62,6 +63,10 @@ export class Connector {
     this.#options = options;
     this.#host = host;
     this.#names = options.transports.filter((name) => site.links.get(name).isAvailable(site));
+    if (!this.#names.length) {
+      const message = `none of these transports can be had here: ${options.transports.join(", ")}`;
+      throw new EverywireError(CLIENT.BAD_CALL, message);
+    }
     this.#backoff = new Backoff({ minMs: options.minReconnectMs, maxMs: options.maxReconnectMs });
   }
 

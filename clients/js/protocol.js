@@ -12,6 +12,22 @@ export function encode(commands) {
   return commands.map((command) => JSON.stringify(command)).join("\n");
 }
 
+/** A message holds no more than this, unless one command alone is larger; servers bound both. */
+const MAX_BATCH_COMMANDS = 100;
+const MAX_BATCH_CHARACTERS = 48 * 1024;
+
+/** Take as many texts of commands off the front as one message holds; return them joined. */
+export function takeBatch(texts) {
+  let count = 0;
+  let characters = 0;
+  while (count < texts.length && count < MAX_BATCH_COMMANDS) {
+    characters += texts[count].length + 1;
+    if (count && characters > MAX_BATCH_CHARACTERS) break;
+    count += 1;
+  }
+  return texts.splice(0, count).join("\n");
+}
+
 /** Read the replies of a text. Throws an `Ending` when it is not the protocol's. */
 export function decode(text) {
   try {

@@ -9,6 +9,8 @@ import { EverywireError, Ending } from "./errors.js";
 import { Alarm } from "./timing.js";
 
 const MAX_PENDING = 1_000;
+/** Pushes that come before a session is adopted. */
+const MAX_EARLY = 10_000;
 /** An alarm that is later than this was slept through. */
 const OVERSLEPT_MS = 3_000;
 const CHECK_TIMEOUT_MS = 4_000;
@@ -76,15 +78,16 @@ export class Session {
   /** Send a command; `done(error, reply)` is called once, in the turn in which the reply comes. */
   call(command, done) {
     if (this.#ending) return done(lost(this.#ending, false));
-    if (this.#pending.size >= MAX_PENDING) {
-      return done(new EverywireError(CLIENT.TOO_MANY, `${MAX_PENDING} commands wait for a reply already`));
-    }
+    if (this.#pending.size >= MAX_PENDING || this.#link.isFull) return done(tooMany());
     this.#enqueue(this.#expect(command, done));
   }
 
-  /** Send a command that has no reply. */
-  post(command) {
-    if (!this.#ending) this.#enqueue(command);
+  /** Send a command that has no reply; `done(error)` is called once it was handed over. */
+  post(command, done = () => {}) {
+    if (this.#ending) return done(lost(this.#ending, false));
+    if (this.#link.isFull || this.#outgoing.length >= MAX_PENDING) return done(tooMany());
+    this.#enqueue(command);
+    done(null);
   }
 
   #expect(command, done, timeoutMs = this.#timeoutMs) {
@@ -150,8 +153,8 @@ export class Session {
       this.#link.end(Ending.ofClose(push.disconnect.code, push.disconnect.reason));
     } else if (this.#handler) {
       this.#handler.push(push);
-    } else {
-      this.#early.push(push);
+    } else if (this.#early.push(push) > MAX_EARLY) {
+      this.#link.end(new Ending("lost", "more came than can be kept until it is proven"));
     }
   }
 
@@ -201,6 +204,10 @@ export class Session {
     this.#check.set(timeoutMs, () => this.#link.end(new Ending("lost", "a ping was not answered")));
     this.call({ ping: {} }, () => this.#listen());
   }
+}
+
+function tooMany() {
+  return new EverywireError(CLIENT.TOO_MANY, "too much waits to be sent or answered already", { temporary: true });
 }
 
 function lost(ending, wasSent) {

@@ -10,8 +10,9 @@ export class Site {
   constructor(url, options) {
     this.base = baseOf(url);
     this.fetch = options.fetch ?? globalThis.fetch?.bind(globalThis);
-    this.WebSocket = options.WebSocket ?? globalThis.WebSocket;
-    this.EventSource = options.EventSource ?? globalThis.EventSource;
+    // Null is none, also where there is one.
+    this.WebSocket = options.WebSocket === undefined ? globalThis.WebSocket : options.WebSocket;
+    this.EventSource = options.EventSource === undefined ? globalThis.EventSource : options.EventSource;
     this.headers = options.headers ?? {};
     this.credentials = options.credentials ?? "same-origin";
     this.credential = new Credential(options);

@@ -4,8 +4,8 @@
 // waits for a timer at such a moment.
 
 const SOURCES = [
-  ["window", "online"],
-  ["window", "pageshow"],
+  ["self", "online"],
+  ["self", "pageshow"],
   ["document", "visibilitychange"],
   ["document", "resume"],
 ];

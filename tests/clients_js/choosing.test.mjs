@@ -253,7 +253,7 @@ test("a transport that is cut right after it worked, twice, comes last for a whi
 test("a dead connection is found when the page becomes visible, and online ends a wait", async () => {
   const page = new EventTarget();
   const [document, window] = [Object.assign(page, { visibilityState: "visible" }), new EventTarget()];
-  Object.assign(globalThis, { document, window });
+  Object.assign(globalThis, { document, self: window });
   try {
     const wire = open({ minReconnectMs: 60_000, maxReconnectMs: 60_000 });
     await wire.connect();
@@ -268,7 +268,7 @@ test("a dead connection is found when the page becomes visible, and online ends 
     assert.ok(Date.now() - startedMs < 2_000);
   } finally {
     delete globalThis.document;
-    delete globalThis.window;
+    delete globalThis.self;
   }
 });
 

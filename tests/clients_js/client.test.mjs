@@ -284,6 +284,24 @@ test("getToken that says Unauthorized ends it; one that fails is asked again", a
   assert.equal(other.state, "disconnected");
 });
 
+for (const transport of TRANSPORTS) {
+  test(`a flood over ${transport} is sent in messages that servers take, in order, and is bounded`, async () => {
+    const wire = open({ transports: [transport] });
+    await wire.connect();
+    const channel = wire.channel("flood");
+    const seen = [];
+    channel.on("publication", ({ data }) => seen.push(data.number));
+    await channel.subscribe();
+    const data = "x".repeat(2_000);
+    const done = Array.from({ length: 1_100 }, (_, number) => channel.publish({ number, data }).then(() => null, ({ code }) => code));
+    const refused = (await Promise.all(done)).filter(Boolean);
+    assert.deepEqual(refused, Array(100).fill(CLIENT.TOO_MANY));
+    await until(() => seen.length === 1_000);
+    assert.deepEqual(seen, Array.from({ length: 1_000 }, (_, number) => number));
+    assert.ok(server.longest < 64 * 1024, `${server.longest}`);
+  });
+}
+
 test("commands wait for the connection, and are bounded", async () => {
   const wire = open({ commandTimeoutMs: 300, transports: ["websocket"], proofTimeoutMs: 100 });
   await assert.rejects(wire.rpc("early"), { code: CLIENT.DISCONNECTED });
@@ -379,4 +397,6 @@ test("a listener that throws disturbs nobody", async (context) => {
 test("a wrong option is told at once", () => {
   assert.throws(() => new Everywire(server.url, { transports: ["pigeon"] }), { code: CLIENT.BAD_CALL });
   assert.throws(() => new Everywire(server.url, { transports: [] }), { code: CLIENT.BAD_CALL });
+  assert.throws(() => new Everywire(server.url, { transports: ["websocket"], WebSocket: null }), { code: CLIENT.BAD_CALL });
+  assert.throws(() => new Everywire(server.url, { shared: true, getToken: () => "t" }), { code: CLIENT.BAD_CALL });
 });

@@ -19,6 +19,8 @@ export class ScriptedServer {
   sessions = new Map();
   /** What was asked, in order: { transport, command }. */
   asked = [];
+  /** Characters of the longest message of commands. */
+  longest = 0;
   /** Requests by path. */
   requests = {};
   ping = { ping: 25, pong: true };
@@ -177,6 +179,7 @@ export class ScriptedServer {
   }
 
   #take(session, text) {
+    this.longest = Math.max(this.longest, text.length);
     for (const line of text.split("\n").filter(Boolean)) this.#command(session, JSON.parse(line));
   }
 

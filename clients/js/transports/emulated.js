@@ -19,7 +19,7 @@ export class EmulatedLink extends Link {
 
   #session = "";
   #node = "";
-  #lane = new Lane((commands) => this.#carry(commands), (error) => this.end(error));
+  #lane = new Lane((text) => this.#carry(text), (error) => this.end(error));
   /** @protected Ends all requests of this link. */
   requests = new AbortController();
 
@@ -33,8 +33,12 @@ export class EmulatedLink extends Link {
     this.#lane.push(commands);
   }
 
-  async #carry(commands) {
-    const body = JSON.stringify({ session: this.#session, node: this.#node, data: encode(commands) });
+  get isFull() {
+    return this.#lane.isFull;
+  }
+
+  async #carry(text) {
+    const body = JSON.stringify({ session: this.#session, node: this.#node, data: text });
     await withDeadline(REQUEST_TIMEOUT_MS, this.requests.signal, async (signal) => {
       const response = await post(this.site, EMULATION_PATH, body, { signal });
       await response.text();

@@ -36,6 +36,11 @@ export class Link {
     return this.#isOver;
   }
 
+  /** Whether so much waits to be sent that no more is to be added. */
+  get isFull() {
+    return false;
+  }
+
   /** This link was chosen, and carries the session from here on. */
   live() {}
 

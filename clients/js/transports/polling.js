@@ -30,7 +30,7 @@ export class LongPollLink extends Link {
   waitS = WAIT_S;
   #site;
   #following = new Following();
-  #lane = new Lane((commands) => this.#carry(commands), (error) => this.end(error));
+  #lane = new Lane((text) => this.#carry(text), (error) => this.end(error));
   #requests = new AbortController();
   #held = null;
   #isLive = false;
@@ -100,6 +100,10 @@ export class LongPollLink extends Link {
     }
     if (others.length) this.#lane.push(others);
     if (isChanged) this.#changed();
+  }
+
+  get isFull() {
+    return this.#lane.isFull;
   }
 
   /** What is followed is another: a request that is held has to be asked anew. */
@@ -186,19 +190,19 @@ export class LongPollLink extends Link {
   }
 
   /** Carry commands beside the request that is held. */
-  async #carry(commands) {
+  async #carry(text) {
     const connect = await this.#reconnect();
     delete connect.connect.subs;
-    const { replies } = await this.#ask([connect, ...commands], 0, this.#requests.signal);
+    const { replies } = await this.#ask([connect], 0, this.#requests.signal, `\n${text}`);
     const refusal = replies.find(({ id, error }) => id === connect.id && error);
     if (refusal) throw Ending.ofConnectError(refusal.error);
     this.replied(replies.filter(({ id }) => id !== connect.id));
   }
 
-  async #ask(commands, waitS, aborting) {
+  async #ask(commands, waitS, aborting, more = "") {
     const path = waitS ? `${PATH}?wait=${waitS}` : PATH;
     return withDeadline(waitS * 1000 + REQUEST_TIMEOUT_MS, aborting, async (signal) => {
-      const response = await post(this.#site, path, encode(commands), { accept: ACCEPT, signal });
+      const response = await post(this.#site, path, encode(commands) + more, { accept: ACCEPT, signal });
       const replies = decode(await response.text());
       const hint = response.headers.get("retry-after");
       return { replies, hintMs: /^\d+$/.test(hint ?? "") ? Number(hint) * 1000 : undefined };

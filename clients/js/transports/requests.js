@@ -1,6 +1,7 @@
 // Requests of the HTTP transports: one way to send them, and a lane that keeps commands in order.
 
 import { Ending } from "../errors.js";
+import { takeBatch } from "../protocol.js";
 
 const ACCEPTED = [200, 204];
 /** A whole answer is expected within this time. */
@@ -45,9 +46,11 @@ export async function withDeadline(timeoutMs, signal, what) {
   }
 }
 
+const MAX_WAITING = 2_000;
+
 /**
- * Hands batches to `carry`, one at a time: requests that run side by side may overtake one another. What comes
- * meanwhile goes together with the next.
+ * Hands the text of commands to `carry`, one batch at a time: requests that run side by side may overtake one
+ * another. What comes meanwhile goes together with the next.
  */
 export class Lane {
   #carry;
@@ -55,20 +58,24 @@ export class Lane {
   #waiting = [];
   #isBusy = false;
 
+  get isFull() {
+    return this.#waiting.length >= MAX_WAITING;
+  }
+
   constructor(carry, failed) {
     this.#carry = carry;
     this.#failed = failed;
   }
 
   push(commands) {
-    this.#waiting.push(...commands);
+    this.#waiting.push(...commands.map((command) => JSON.stringify(command)));
     if (!this.#isBusy) this.#run();
   }
 
   async #run() {
     this.#isBusy = true;
     try {
-      while (this.#waiting.length) await this.#carry(this.#waiting.splice(0));
+      while (this.#waiting.length) await this.#carry(takeBatch(this.#waiting));
     } catch (error) {
       this.#failed(error);
     }

@@ -1,11 +1,12 @@
 // WebSocket: both ways over one connection. A browser does not tell why a handshake failed.
 
 import { Ending } from "../errors.js";
-import { decode, encode } from "../protocol.js";
+import { decode, takeBatch } from "../protocol.js";
 import { Link } from "./link.js";
 
 const PATH = "/connection/websocket";
 const NORMAL_CLOSURE = 1000;
+const MAX_BUFFERED_BYTES = 4 * 1024 * 1024;
 
 export class WebSocketLink extends Link {
   static transport = "websocket";
@@ -52,7 +53,12 @@ export class WebSocketLink extends Link {
   }
 
   send(commands) {
-    this.#socket.send(encode(commands));
+    const texts = commands.map((command) => JSON.stringify(command));
+    while (texts.length) this.#socket.send(takeBatch(texts));
+  }
+
+  get isFull() {
+    return this.#socket.bufferedAmount > MAX_BUFFERED_BYTES;
   }
 
   release() {
