@@ -167,7 +167,7 @@ async def test_a_thousand_cuts_and_changes_of_transport(tmp_path: Path) -> None:
 
 
 async def test_tabs_share_one_connection() -> None:
-    """Tabs come, talk, are closed and hang; the others go on, and nothing is lost, doubled or out of order."""
+    """Tabs come, talk, are closed and hang; the others go on: nothing is lost, doubled or out of order."""
     chromium()
     async with running("--dev", deadline_s=6 * DEADLINE_S) as serving:
         told = await run_node(BROWSER / "sharing.mjs", serving.url)
