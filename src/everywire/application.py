@@ -160,6 +160,7 @@ class Everywire(Registrar, Reaching):
     async def start(self) -> None:
         """Start in the running event loop. A server starts once."""
         self._fill_hooks()
+        self._application_hooks.begin(self.hooks)
         await self._assembly.start()
         self._start_handlers(self.hub)
         self._listen(self.shared)

@@ -7,90 +7,37 @@ import hmac
 import json
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from everywire import Everywire
+from everywire.access.hooks import Hooks
 from everywire.access.identity import Action, AuthRequest, Identity
 from everywire.access.rules import Rules
 from everywire.access.webhooks import KINDS, Webhooks, WebhookSettings
 from everywire.core import codes
 from everywire.core.errors import EverywireError, SettingsError
-from everywire.core.limits import Limits
 from everywire.core.publication import Draft
-from tests.serving import serving, until
-
-Answer = dict[str, Any] | bytes | None
-"""A JSON answer, raw bytes of a whole response, or None: no answer at all."""
-
-
-class Application:
-    """A small HTTP server that answers as it is told, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, dict[str, Any], dict[str, str]]] = []
-        self.answer: Callable[[str, dict[str, Any]], Answer] = lambda kind, question: {"result": {}}
-        self.delay_s = 0.0
-        self.most_at_once = self._at_once = 0
-        self.url = ""
-
-    def counts(self) -> Counter[str]:
-        return Counter(kind for kind, _, _ in self.asked)
-
-    def settings(self, *kinds: str, **more: Any) -> WebhookSettings:
-        return WebhookSettings(urls={kind: f"{self.url}/{kind}" for kind in kinds}, **more)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                first, *lines = head.split("\r\n")
-                fields = {
-                    name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
-                }
-                body = await reader.readexactly(int(fields["content-length"]))
-                kind = first.split()[1].strip("/")
-                question = json.loads(body)
-                fields["body"] = body.decode()
-                self.asked.append((kind, question, fields))
-                self._at_once += 1
-                self.most_at_once = max(self.most_at_once, self._at_once)
-                await asyncio.sleep(self.delay_s)
-                answer = self.answer(kind, question)
-                self._at_once -= 1
-                if answer is None:
-                    await asyncio.sleep(60)
-                elif isinstance(answer, bytes):
-                    writer.write(answer)
-                    break
-                else:
-                    said = json.dumps(answer).encode()
-                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(said), said))
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+from tests.access.application import Answer, Application, application_served
 
 
 @pytest.fixture
 async def application() -> AsyncIterator[Application]:
-    made = Application()
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0, backlog=1024)
-    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    yield made
-    server.close()
+    async with application_served() as made:
+        yield made
 
 
 @asynccontextmanager
 async def asking(settings: WebhookSettings, **more: Any) -> AsyncIterator[Webhooks]:
     webhooks = Webhooks(settings, Rules(api_keys={"backend": "a-long-api-key"}), **more)
-    yield webhooks
-    await webhooks.close()
+    try:
+        yield webhooks
+    finally:
+        await webhooks.close()
 
 
 class Someone:
@@ -121,7 +68,7 @@ async def test_connect_says_who_somebody_is(application: Application) -> None:
         identity = await webhooks.hooks.authenticate(request)
         assert identity is not None
         assert (identity.user, identity.kind, identity.expires_s) == ("ann", "hook", 4_000_000_000)
-        assert identity.channels == ("news", "inbox:ann") and identity.terms["inbox:ann"].info == b'{"n": 1}'
+        assert identity.channels == ("news", "inbox:ann") and identity.terms["inbox:ann"].info == b'{"n":1}'
         assert json.loads(identity.info or b"") == {"name": "Ann"} and identity.claims["team"] == "red"
         caller = type("Caller", (Someone,), {"identity": identity})()
         decision = await webhooks.hooks.connect(caller, request)
@@ -214,14 +161,20 @@ async def test_refresh_lets_a_connection_go_on_or_not(application: Application) 
         b"HTTP/1.1 200 OK\r\ncontent-length: 400000\r\n\r\n" + b" " * 400_000,
         b"nothing of HTTP\r\n\r\n",
         b"",
+        b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}",
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n" + b"[" * 200_000,
     ],
-    ids=["silence", "500", "redirect", "cut", "empty", "wrong-type", "too-large", "garbage", "closed"],
+    ids=[
+        "silence", "500", "redirect", "cut", "empty", "wrong-type", "too-large", "garbage", "closed",
+        "compressed", "no-content", "deep",
+    ],
 )
 async def test_whatever_goes_wrong_is_a_no_that_is_counted_and_logged(
     application: Application, answer: Answer, caplog: pytest.LogCaptureFixture
 ) -> None:
     application.answer = lambda kind, question: answer
-    settings = application.settings("subscribe", timeout_s=0.3, max_answer_bytes=100_000)
+    settings = application.settings("subscribe", timeout_s=0.3, max_answer_bytes=300_000)
     async with asking(settings) as webhooks:
         assert webhooks.hooks.authorize is not None
         with caplog.at_level(logging.WARNING), pytest.raises(EverywireError) as caught:
@@ -248,56 +201,279 @@ async def test_questions_under_way_and_waiting_are_bounded(application: Applicat
     assert application.most_at_once == 2 and application.counts() == {"rpc": 6}
 
 
-@pytest.mark.parametrize("urls", [{"conect": "http://a"}, {"connect": "ftp://a"}])
-def test_wrong_settings_are_refused(urls: dict[str, str]) -> None:
+async def test_no_cookie_of_an_answer_goes_out_with_the_next_question(application: Application) -> None:
+    async with asking(application.settings("connect")) as webhooks:
+        authenticate = webhooks.hooks.authenticate
+        assert authenticate is not None
+        await authenticate(AuthRequest(headers={"cookie": "session=ann"}))
+        await authenticate(AuthRequest())
+    assert [fields.get("cookie") for _, _, fields in application.asked] == ["session=ann", None]
+
+
+async def test_only_what_may_stand_in_a_header_field_is_passed_on(application: Application) -> None:
+    """A connect command brings any text as a header field."""
+    settings = application.settings(
+        "connect", headers=("x-a", "x-b", "x-c", "x-d", "user-agent"), static_headers={"x-d": "ours"}
+    )
+    sent = {"x-a": "caf\xe9", "x-b": "\u4e2d", "x-c": "1\r\nx-user: root", "x-d": "theirs", "x-e": "no"}
+    async with asking(settings) as webhooks:
+        assert webhooks.hooks.authenticate is not None
+        await webhooks.hooks.authenticate(AuthRequest(headers=sent))
+        assert webhooks.failed == 0
+    fields = application.asked[0][2]
+    assert fields["x-a"] == "caf\xe9" and fields["x-d"] == "ours"
+    assert not {"x-b", "x-c", "x-e", "x-user"} & set(fields)
+    assert fields["user-agent"] == "everywire" and fields["accept-encoding"] == "identity"
+
+
+async def test_a_connection_that_the_application_closed_is_no_failure(application: Application) -> None:
+    application.closes = True
+    async with asking(application.settings("subscribe")) as webhooks:
+        authorize = webhooks.hooks.authorize
+        assert authorize is not None
+        for number in range(20):
+            assert await authorize(Someone.identity, Action.READ, f"news.{number}") is True
+            await asyncio.sleep(0)
+        assert webhooks.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "number", "sentence"),
+    [
+        ({"error": {"code": 1001, "message": "pay first"}}, 1001, "pay first"),
+        ({"error": {"code": 9, "message": "what"}}, 103, "what"),
+        ({"error": {"code": 4000}}, 103, "this is not allowed"),
+        ({"error": {}}, 103, "this is not allowed"),
+        ({"error": None, "disconnect": {"code": 4501, "reason": "never again"}}, 4501, "never again"),
+        ({"disconnect": {"code": 12, "reason": None}}, 3507, "this is not allowed"),
+        ({"disconnect": {"code": 3005, "reason": ""}}, 3005, "the connection reached its age; come back"),
+        ({"error": {"code": 1001, "message": "x" * 9999}}, 1001, "x" * 500),
+        ({"result": {"expire_at": 1}}, 110, "this has expired"),
+    ],
+)
+async def test_a_refusal_says_code_and_reason(
+    application: Application, answer: Answer, number: int, sentence: str
+) -> None:
+    application.answer = lambda kind, question: answer
+    async with asking(application.settings("subscribe")) as webhooks:
+        assert webhooks.hooks.authorize is not None
+        with pytest.raises(EverywireError) as caught:
+            await webhooks.hooks.authorize(Someone.identity, Action.READ, "news")
+        assert (caught.value.code.number, caught.value.sentence) == (number, sentence)
+        assert webhooks.failed == 0, "a refusal is an answer"
+
+
+NOTHING = dict.fromkeys(
+    ("user", "expire_at", "info", "b64info", "data", "b64data", "channels", "subs", "meta", "override")
+)
+
+
+async def test_what_is_null_is_left_out(application: Application) -> None:
+    application.answer = lambda kind, question: {"result": NOTHING, "error": None, "disconnect": None}
+    async with asking(application.settings(*KINDS)) as webhooks:
+        hooks = webhooks.hooks
+        assert hooks.authenticate and hooks.authorize and hooks.publish and hooks.rpc and hooks.refresh
+        assert await hooks.authenticate(AuthRequest()) is None
+        assert await hooks.authorize(Someone.identity, Action.READ, "news") is True
+        assert await hooks.publish(Someone(), Draft("news", b"1")) is None
+        assert await hooks.rpc(Someone(), "m", b"") == b"null"
+        identity = await hooks.refresh(Someone(), "")
+        assert identity is not None and identity.claims == {"team": "red"} and identity.expires_s is None
+        assert webhooks.failed == 0
+
+
+def base64(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+async def test_base64_is_read_and_written(application: Application) -> None:
+    def answer(kind: str, question: dict[str, Any]) -> Answer:
+        said = {"b64info": base64(b'{ "n" : 1 }'), "b64data": base64(b"[ 2 ]"), "user": "ann"}
+        if kind in ("publish", "rpc"):
+            said = {"b64data": base64(b64decode(question["b64data"])[::-1])}
+        return {"result": said}
+
+    application.answer = answer
+    async with asking(application.settings(*KINDS)) as webhooks:
+        hooks = webhooks.hooks
+        assert hooks.authenticate and hooks.subscribe and hooks.publish and hooks.rpc
+        identity = await hooks.authenticate(AuthRequest())
+        assert identity is not None and identity.info == b'{"n":1}'
+        decision = await hooks.subscribe(Someone(), "news", None)
+        assert decision is not None and (decision.info, decision.data) == (b'{"n":1}', b"[2]")
+        changed = await hooks.publish(Someone(), Draft("news", b"\xff\x00", "image/x"))
+        assert changed is not None
+        assert (changed.data, changed.content_type) == (b"\x00\xff", "application/octet-stream")
+        assert await hooks.rpc(Someone(), "m", b"\xff\x01") == b"\x01\xff"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"b64info": "!"},
+        {"b64info": base64(b"no json")},
+        {"b64data": base64(b"{")},
+        {"channels": ["no channel,"]},
+        {"subs": {"": {}}},
+        {"subs": {"news": {"b64data": base64(b"{")}}},
+        {"user": "x" * 256},
+        {"user": 7},
+        {"expire_at": "soon"},
+        {"meta": []},
+    ],
+    ids=str,
+)
+async def test_an_answer_that_means_nothing_lets_nobody_in(
+    application: Application, result: dict[str, Any]
+) -> None:
+    application.answer = lambda kind, question: {"result": {"user": "ann"} | result}
+    async with asking(application.settings("connect")) as webhooks:
+        assert webhooks.hooks.authenticate is not None
+        with pytest.raises(EverywireError) as caught:
+            await webhooks.hooks.authenticate(AuthRequest())
+        assert caught.value.code is codes.INTERNAL and webhooks.failed == 1
+
+
+async def test_somebody_without_a_name_may_bring_channels(application: Application) -> None:
+    application.answer = lambda kind, question: {
+        "result": {"channels": ["news"], "subs": {"a": {"override": {"join_leave": {"value": True}}}}}
+    }
+    async with asking(application.settings("connect")) as webhooks:
+        assert webhooks.hooks.authenticate is not None
+        identity = await webhooks.hooks.authenticate(AuthRequest())
+        assert identity is not None and (identity.user, identity.channels) == ("", ("news", "a"))
+        assert identity.terms["a"].join_leave is True
+
+
+async def test_a_client_that_polls_with_data_is_asked_about_once(application: Application) -> None:
+    application.answer = lambda kind, question: {"result": {"data": question.get("data")}}
+    polling = type("Polling", (Someone,), {"transport": "poll"})()
+    async with asking(application.settings("subscribe", "disconnect")) as webhooks:
+        authorize, subscribe, disconnect = (
+            webhooks.hooks.authorize,
+            webhooks.hooks.subscribe,
+            webhooks.hooks.disconnect,
+        )
+        assert authorize and subscribe and disconnect
+        await authorize(Someone.identity, Action.READ, "news")
+        for _ in range(3):
+            for data in (b"1", b"2"):
+                decision = await subscribe(polling, "news", data)
+                assert decision is not None and decision.data == data
+            await disconnect(polling, None)
+        assert application.counts() == {"subscribe": 3}
+        for _ in range(2):
+            await subscribe(Someone(), "news", b"1")
+        assert application.counts() == {"subscribe": 5}, "a connection of its own is asked about each time"
+        await authorize(Someone.identity, Action.READ, "news")
+        await subscribe(polling, "news", b"1")
+        assert application.counts() == {"subscribe": 7}, "with the permission all of it is asked for anew"
+
+
+async def test_what_was_said_is_kept_in_bounds(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everywire.access.webhooks._MAX_SAID", 3)
+    monkeypatch.setattr("everywire.access.webhooks._MAX_SAID_BYTES", 100)
+    application.answer = lambda kind, question: {"result": {"data": "x" * 40}}
+    async with asking(application.settings("subscribe")) as webhooks:
+        authorize, subscribe = webhooks.hooks.authorize, webhooks.hooks.subscribe
+        assert authorize and subscribe
+        for number in range(5):
+            await authorize(Someone.identity, Action.READ, str(number))
+        assert len(webhooks._said) == 2 and webhooks._said_bytes <= 100
+        decision = await subscribe(Someone(), "0", None)
+        assert decision is not None and decision.data == b'"%s"' % (b"x" * 40)
+        assert application.counts() == {"subscribe": 6}
+        application.answer = lambda kind, question: {"error": {"code": 103}}
+        with pytest.raises(EverywireError):
+            await authorize(Someone.identity, Action.READ, "4")
+        with pytest.raises(EverywireError):
+            await subscribe(Someone(), "4", None)
+
+
+async def test_the_end_of_a_session_is_told(application: Application) -> None:
+    async with asking(application.settings("disconnect")) as webhooks:
+        assert webhooks.hooks.disconnect is not None
+        await webhooks.hooks.disconnect(Someone(), codes.EXPIRED)
+        await webhooks.hooks.disconnect(Someone(), None)
+    first, second = (question for _, question, _ in application.asked)
+    assert (first["user"], first["client"], first["code"]) == ("ann", "client-1", 3005)
+    assert "code" not in second
+
+
+async def test_a_function_in_the_place_of_a_webhook_opens_nothing(application: Application) -> None:
+    """The webhook would have judged each publication; a function that takes its place may not."""
+    wire = Everywire(webhooks=application.settings("publish", "subscribe"))
+    hooks = wire.hooks
+
+    async def watch(caller: Any, draft: Draft) -> Draft | None:
+        return None
+
+    hooks.publish = watch
+    await wire.start()
+    try:
+        assert hooks.authorize is not None
+        assert await hooks.authorize(Someone.identity, Action.PUBLISH, "news") is None
+        assert await hooks.authorize(Someone.identity, Action.READ, "news") is True
+    finally:
+        await wire.close()
+
+
+async def test_failures_do_not_flood_the_log(
+    application: Application, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    application.answer = lambda kind, question: {}
+    async with asking(application.settings("rpc", "publish")) as webhooks:
+        rpc, publish = webhooks.hooks.rpc, webhooks.hooks.publish
+        assert rpc and publish
+        for _ in range(5):
+            with pytest.raises(EverywireError):
+                await rpc(Someone(), "m", b"1")
+        with pytest.raises(EverywireError):
+            await publish(Someone(), Draft("news", b"1"))
+        assert webhooks.failed == 6
+        assert [record.args[0] for record in caplog.records] == ["rpc", "publish"]  # type: ignore[index]
+        webhooks._link._log_from_s["rpc"] = 0.0
+        with pytest.raises(EverywireError):
+            await rpc(Someone(), "m", b"1")
+        assert "and 4 more before it" in caplog.text
+
+
+async def test_who_finds_no_turn_or_stops_waiting_is_counted(application: Application) -> None:
+    application.answer = lambda kind, question: None
+    async with asking(application.settings("rpc", max_asked=1, timeout_s=0.2)) as webhooks:
+        rpc = webhooks.hooks.rpc
+        assert rpc is not None
+        results = await asyncio.gather(
+            *(rpc(Someone(), "m", b"1") for _ in range(3)), return_exceptions=True
+        )
+        assert all(isinstance(result, EverywireError) for result in results) and webhooks.failed == 3
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(rpc(Someone(), "m", b"1"), 0.01)
+        assert webhooks.failed == 4
+        application.answer = lambda kind, question: {"result": {"data": 1}}
+        assert await rpc(Someone(), "m", b"1") == b"1", "all turns were given back"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"urls": {"conect": "http://a"}},
+        {"urls": {"connect": "ftp://a"}},
+        {"headers": ("content-length",)},
+        {"headers": ("Cookie",)},
+        {"static_headers": {"host": "elsewhere"}},
+        {"static_headers": {"x-key": "a\r\nb"}},
+        {"static_headers": {"x-key": "\u4e2d"}},
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
-        Webhooks(WebhookSettings(urls=urls), Rules())
+        WebhookSettings(**wrong)
 
 
 def test_only_what_has_an_address_is_asked() -> None:
-    assert Webhooks(WebhookSettings(), Rules()).hooks == type(Webhooks(WebhookSettings(), Rules()).hooks)()
+    assert Webhooks(WebhookSettings(), Rules()).hooks == Hooks()
     assert set(Webhooks(WebhookSettings(), Rules()).asked) == set(KINDS)
-
-
-READERS = 1_000
-ROUNDS = 5
-
-
-async def test_a_crowd_of_long_polls_asks_once_per_reader(application: Application) -> None:
-    """1,000 readers, each with a cookie of its own, poll on and on while publications come."""
-
-    def answer(kind: str, question: dict[str, Any]) -> Answer:
-        return {"result": {"user": application.asked[-1][2].get("cookie", "")}}
-
-    application.answer = answer
-    settings = application.settings("connect", "subscribe", timeout_s=30.0)
-    options = {"dev": False, "webhooks": settings, "limits": Limits(hook_timeout_s=30.0)}
-    async with serving("own", ("", ""), **options) as site:
-        wire: Everywire = site.wire
-        host, port = site.authority.split(":")
-
-        async def read(number: int) -> list[int]:
-            reader, writer = await asyncio.open_connection(host, int(port))
-            got: list[int] = []
-            position = "earliest"
-            while len(got) < ROUNDS:
-                target = f"/channels/news?wait=30&after={position}"
-                writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}\r\nCookie: r={number}\r\n\r\n".encode())
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                assert head.startswith(b"http/1.1 200"), head
-                length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-                page = json.loads(await reader.readexactly(length))
-                got += [one["data"] for one in page["publications"]]
-                position = page["position"]
-            writer.close()
-            return got
-
-        readers = [asyncio.create_task(read(number)) for number in range(READERS)]
-        await until(lambda: wire.hub.subscribers("news") == READERS)
-        for value in range(ROUNDS):
-            await wire.publish("news", value)
-            if value < ROUNDS - 1:
-                await until(lambda: wire.hub.subscribers("news") == READERS)
-        assert await asyncio.gather(*readers) == [list(range(ROUNDS))] * READERS
-    counts = application.counts()
-    assert counts["connect"] <= READERS and counts["subscribe"] <= READERS

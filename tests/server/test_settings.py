@@ -236,10 +236,29 @@ def test_tokens_webhooks_and_rules_of_users_are_read(toml) -> None:
 
 def test_no_secret_is_shown(toml) -> None:
     settings = load_settings(
-        toml(f'[tokens]\nsecret = "{SECRET}"\n[webhooks]\nsecret = "signs-each-question"\n')
+        toml(
+            f'[tokens]\nsecret = "{SECRET}"\n[webhooks]\nsecret = "signs-each-question"\n'
+            'static_headers = ["X-Key: the-static-key"]\nconnect = "https://ann:the-password@example.com/"\n'
+        )
     )
-    assert SECRET not in repr(settings) and "signs-each-question" not in repr(settings)
-    assert "signs-each-question" not in repr(settings.webhooks.settings())
+    shown = repr(settings) + repr(settings.webhooks.settings()) + str(settings.webhooks)
+    for secret in (SECRET, "signs-each-question", "the-static-key", "the-password"):
+        assert secret not in shown
+    assert settings.webhooks.settings().static_headers == {"x-key": "the-static-key"}
+
+
+def test_secrets_come_from_the_environment_too() -> None:
+    environ = {
+        "EVERYWIRE_TOKENS__SECRET": SECRET,
+        "EVERYWIRE_WEBHOOKS__SECRET": "1234",
+        "EVERYWIRE_WEBHOOKS__CONNECT": "http://127.0.0.1:9/",
+        "EVERYWIRE_WEBHOOKS__STATIC_HEADERS__0": "X-Key: a,b",
+        "EVERYWIRE_LIMITS__PUBLISH_RATE_PER_USER": "0",
+    }
+    settings = load_settings(None, environ)
+    assert settings.tokens.secret == SECRET and settings.limits.publish_rate_per_user == 0
+    asked = settings.webhooks.settings()
+    assert (asked.secret, asked.static_headers) == ("1234", {"x-key": "a,b"})
 
 
 @pytest.mark.parametrize(
@@ -250,6 +269,20 @@ def test_no_secret_is_shown(toml) -> None:
         ('[tokens]\npublic_key_files = ["/nowhere/key.pem"]', "tokens.public_key_files"),
         ('[tokens]\njwks_url = "ftp://example.com"', "tokens"),
         ('[webhooks]\nsubscribe = "example.com/hook"', "webhooks.subscribe"),
+        ('[webhooks]\nrpc = "http://"', "webhooks.rpc"),
+        ('[webhooks]\nrpc = "http://[::1"', "webhooks.rpc"),
+        ('[webhooks]\nrpc = "http://example.com:port/"', "webhooks.rpc"),
+        ("[webhooks]\ntimeout_s = 0", "webhooks.timeout_s"),
+        ("[webhooks]\ntimeout_s = nan", "webhooks.timeout_s"),
+        ("[webhooks]\nmax_asked = 0", "webhooks.max_asked"),
+        ('[webhooks]\nheaders = ["Content-Length"]', "webhooks"),
+        ('[webhooks]\nheaders = ["not one"]', "webhooks"),
+        ('[webhooks]\nstatic_headers = ["X-Key short"]', "webhooks.static_headers[0]"),
+        ('[webhooks]\nstatic_headers = ["X-Key: sho\\nrt"]', "webhooks"),
+        ('[webhooks]\nconect = "http://example.com"', "webhooks.conect"),
+        ("[limits]\npublish_rate_per_user = -1", "limits.publish_rate_per_user"),
+        ("[limits]\npublish_rate_per_user = nan", "limits.publish_rate_per_user"),
+        ("[limits]\npublish_burst_per_user = 0", "limits.publish_burst_per_user"),
         ('[rules]\nuser_publish = ["chat:{user}*"]', "rules.user_publish"),
     ],
 )

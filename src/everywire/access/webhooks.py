@@ -1,128 +1,75 @@
 """Webhooks: the standalone server asks an application over HTTP, in the shape of Centrifugo's proxies.
 
-Each question is a POST of JSON; the answer is ``{"result": {…}}``, ``{"error": {"code", "message"}}`` or
-``{"disconnect": {"code", "reason"}}``. They fill a `Hooks` table:
+Each question is a POST of JSON (`everywire.access.webhook_link`), and what may be answered stands in
+`everywire.access.webhook_answers`. They fill a `Hooks` table:
 
 * ``connect`` says who a reader is, on every wire (`Hooks.authenticate`); asked when there is no connection
   token, or where no tokens are known. What it says beside that (data, channels) is for sessions.
 * ``subscribe`` says whether somebody may read a channel (`Hooks.authorize`), plain readers included, and
   what a session is told. A session that brings data with its subscription is asked about once more.
 * ``publish`` says whether a client's publication is let through, or changed; ``rpc`` answers a call;
-  ``refresh`` lets a connection without a token go on.
+  ``refresh`` lets a connection without a token go on; ``disconnect`` is told that a session ended.
 
 The authority remembers who somebody is and what they may do for at most 30 s, so a crowd that polls asks
-once per reader and 30 s. A question that fails in any way is answered no, with a temporary error, counted
-and logged: nothing is ever opened by a fault. Redirects are not followed, answers are bounded.
+once per reader and 30 s. What fails is answered no, with a temporary error: no fault ever opens anything.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hmac
-import logging
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
-import httpx
-import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import Raw
 
+from everywire.access.credentials import find_credential
 from everywire.access.hooks import Caller, ConnectDecision, Hooks, SubscribeDecision
-from everywire.access.identity import Action, AuthRequest, Identity, Terms
+from everywire.access.identity import Action, AuthRequest, Identity
 from everywire.access.rules import Rules
+from everywire.access.webhook_answers import Result, SaidTerms, result_of
+from everywire.access.webhook_link import KINDS, Link, WebhookSettings
 from everywire.codecs.json_text import check_json
 from everywire.core import codes
-from everywire.core.codes import CODES, Code
-from everywire.core.errors import EverywireError, Forbidden, SettingsError
-from everywire.core.publication import Draft
+from everywire.core.codes import Code
+from everywire.core.errors import EverywireError
+from everywire.core.publication import JSON, Draft
 
 __all__ = ["KINDS", "WebhookSettings", "Webhooks"]
 
-KINDS: Final = ("connect", "refresh", "subscribe", "publish", "rpc")
-
-_MAX_REMEMBERED: Final = 100_000
-_log: Final = logging.getLogger("everywire.access")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebhookSettings:
-    """Where the application is asked, and how."""
-
-    urls: Mapping[str, str] = field(default_factory=dict)
-    """An address for each of `KINDS` that is asked; what is missing is not."""
-    timeout_s: float = 5.0
-    """For one answer."""
-    max_asked: int = 64
-    """Questions under way at once; further ones wait."""
-    max_waiting: int = 10_000
-    """Questions that wait; further ones are answered no."""
-    max_answer_bytes: int = 1024 * 1024
-    headers: tuple[str, ...] = ("cookie", "authorization", "origin", "user-agent", "x-request-id")
-    """Header fields of the client that are passed on, in lower case."""
-    secret: str = ""
-    """Signs each question: ``X-Everywire-Signature: t=TIME,v1=HMAC-SHA256(TIME.BODY)``."""
-
-    def __repr__(self) -> str:
-        return f"WebhookSettings(urls={dict(self.urls)!r}, timeout_s={self.timeout_s})"
-
-
-class _Error(Struct):
-    code: int = codes.PERMISSION_DENIED.number
-    message: str = ""
-
-
-class _Terms(Struct):
-    """What a subscription is allowed with."""
-
-    info: Raw | UnsetType = UNSET
-    data: Raw | UnsetType = UNSET
-    expire_at: float = 0
-
-
-class _Result(_Terms):
-    """All that any of the answers may say; each reads its own part."""
-
-    user: str = ""
-    channels: list[str] = []
-    subs: dict[str, _Terms] = {}
-    expired: bool = False
-    meta: dict[str, Any] = {}
-
-
-class _Answer(Struct):
-    result: _Result | None = None
-    error: _Error | None = None
-    disconnect: _Error | None = None
-
-
-_CODES: Final = {code.number: code for code in CODES}
+_BINARY_TYPE: Final = "application/octet-stream"
 _CONNECT_DATA: Final = "everywire.connect_data"
+_POLL: Final = "poll"
+"""The wire whose every request is a session: it subscribes with each, and ends with each."""
+_NO_BOUND: Final = 1 << 62
+_MAX_SAID: Final = 100_000
+_MAX_SAID_BYTES: Final = 32 * 1024 * 1024
+_MAX_SAID_BY_DATA: Final = 4
+
+
+@dataclass(slots=True)
+class _Said:
+    """What was said to the last question whether somebody may read a channel."""
+
+    terms: SaidTerms
+    size: int
+    by_data: dict[bytes, SaidTerms] = field(default_factory=dict)
+    """The same where a client that polls brings data with each of its requests."""
 
 
 class Webhooks:
     """Asks one application; `hooks` is what the server is given."""
 
     def __init__(self, settings: WebhookSettings, rules: Rules, *, knows_tokens: bool = False) -> None:
-        for kind, url in settings.urls.items():
-            if kind not in KINDS:
-                raise SettingsError(f"there is no webhook {kind!r}; expected some of {', '.join(KINDS)}")
-            if not url.startswith(("http://", "https://")):
-                raise SettingsError(f"the webhook {kind} must have an address that begins with http")
-        self._settings = settings
+        self._urls = settings.urls
         self._rules = rules
         self._knows_tokens = knows_tokens
-        self._client: httpx.AsyncClient | None = None
-        self._turns = asyncio.Semaphore(settings.max_asked)
-        self._waiting = 0
-        self._said: dict[tuple[tuple[str, bytes], str], _Terms] = {}
-        self.asked = dict.fromkeys(KINDS, 0)
-        self.failed = 0
-        self.hooks = self._fill()
+        self._link = Link(settings)
+        self._said: dict[tuple[tuple[str, bytes], str], _Said] = {}
+        self._said_bytes = 0
+        self.hooks = self._used = self._fill()
 
     def _fill(self) -> Hooks:
-        urls = self._settings.urls
+        urls = self._urls
         hooks = Hooks()
         if "connect" in urls:
             hooks.authenticate = self._authenticate
@@ -137,22 +84,40 @@ class Webhooks:
             hooks.publish = self._publish
         if "rpc" in urls:
             hooks.rpc = self._rpc
+        if "disconnect" in urls:
+            hooks.disconnect = self._disconnect
         return hooks
+
+    def begin(self, used: Hooks) -> None:
+        """Hear which table is used: functions of the application may have taken the place of some."""
+        self._used = used
 
     async def close(self) -> None:
         """Let go of the connections."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        await self._link.close()
 
-    # -- what the server asks -------------------------------------------------------
+    @property
+    def asked(self) -> Mapping[str, int]:
+        """Questions asked, by kind."""
+        return self._link.asked
+
+    @property
+    def failed(self) -> int:
+        """Questions without an answer."""
+        return self._link.failed
+
+    async def _ask(
+        self, kind: str, question: Mapping[str, Any], sent: Mapping[str, str] | None = None
+    ) -> Result:
+        return result_of(await self._link.ask(kind, question, sent))
+
+    # -- who somebody is ------------------------------------------------------------
 
     async def _authenticate(self, request: AuthRequest) -> Identity | None:
-        if "x-api-key" in request.headers or self._rules.find_key(request.token) is not None:
-            return None
-        if request.token and (self._knows_tokens or request.token.startswith("t.")):
+        if self._is_built_in(request):
             return None
         question: dict[str, Any] = {
+            "client": "",  # it has none yet, and what is said counts for all of the reader's connections
             "transport": request.transport,
             "protocol": "json",
             "encoding": "json",
@@ -162,22 +127,27 @@ class Webhooks:
         }
         if request.token:
             question["token"] = request.token
-        result = _result(await self._ask("connect", question, request.headers))
-        if not result.user:
+        result = await self._ask("connect", question, request.headers)
+        subs = result.subs or {}
+        meta, told, info = result.meta or {}, result.data_text(), result.info_text()
+        if not result.user and not (subs or result.channels or meta or told or info):
             return None
-        told = _bytes(result.data)
         return Identity(
-            user=result.user,
+            user=result.user or "",
             kind="hook",
-            info=_bytes(result.info),
+            info=info,
             expires_s=result.expire_at or None,
-            channels=tuple(dict.fromkeys([*result.channels, *result.subs])),
-            terms={
-                channel: Terms(info=_bytes(terms.info), data=_bytes(terms.data))
-                for channel, terms in result.subs.items()
-            },
-            claims=result.meta if told is None else {**result.meta, _CONNECT_DATA: told},
+            channels=tuple(dict.fromkeys([*(result.channels or ()), *subs])),
+            terms={channel: said.terms() for channel, said in subs.items()},
+            claims=meta if told is None else {**meta, _CONNECT_DATA: told},
         )
+
+    def _is_built_in(self, request: AuthRequest) -> bool:
+        """Whether a request brings what is judged without the application."""
+        credential = find_credential(request, "", _NO_BOUND)  # the authority has checked its size
+        if credential.kind == "token":
+            return self._knows_tokens or self._rules.find_key(credential.text) is not None
+        return bool(credential.kind)
 
     async def _connect(self, caller: Caller, request: AuthRequest) -> ConnectDecision | None:
         """Tell a session what the application said when it said who this is."""
@@ -187,147 +157,93 @@ class Webhooks:
     async def _refresh(self, caller: Caller, token: str) -> Identity | None:
         if token:
             return None
-        result = _result(await self._ask("refresh", {**_about(caller), "meta": _meta(caller.identity)}))
+        result = await self._ask("refresh", _about(caller))
         if result.expired:
             raise EverywireError(code=codes.CREDENTIAL_EXPIRED)
         old = caller.identity
-        return Identity(
-            user=old.user,
-            kind=old.kind,
-            info=_bytes(result.info) or old.info,
+        return replace(
+            old,
+            info=result.info_text() or old.info,
             expires_s=result.expire_at or None,
-            channels=old.channels,
-            claims=old.claims,
-            credential=old.credential,
+            claims=old.claims if result.meta is None else result.meta,
         )
 
+    async def _disconnect(self, caller: Caller, code: Code | None) -> None:
+        if caller.transport == _POLL:
+            return
+        why = {} if code is None else {"code": code.number, "reason": code.sentence}
+        await self._ask("disconnect", _about(caller) | why)
+
+    # -- what somebody may do -------------------------------------------------------
+
     async def _authorize(self, identity: Identity, action: Action, channel: str) -> bool | None:
-        urls = self._settings.urls
-        if action is Action.PUBLISH and "publish" in urls:
-            return True  # the hook itself says whether each one may
-        if action is not Action.READ or "subscribe" not in urls:
+        if action is Action.PUBLISH and "publish" in self._urls and self._used.publish == self._publish:
+            return True  # the webhook itself says of each publication whether it may
+        if action is not Action.READ or "subscribe" not in self._urls:
             return None
-        question = {"user": identity.user, "channel": channel, "meta": _meta(identity)}
-        terms = _result(await self._ask("subscribe", question))
-        if len(self._said) >= _MAX_REMEMBERED:
-            self._said.clear()
-        self._said[identity.key, channel] = terms
+        key = (identity.key, channel)
+        self._forget(key)
+        terms = await self._ask("subscribe", _question("", "", identity) | {"channel": channel})
+        terms.decision()  # raises when they are over already
+        self._remember(key, terms)
         return True
 
     async def _subscribe(self, caller: Caller, channel: str, data: bytes | None) -> SubscribeDecision | None:
-        terms = self._said.get((caller.identity.key, channel))
-        if data is not None or terms is None:
-            question = {**_about(caller), "channel": channel, "meta": _meta(caller.identity)}
-            terms = _result(await self._ask("subscribe", question | _data_of(data)))
-        return SubscribeDecision(
-            info=_bytes(terms.info), data=_bytes(terms.data), expires_s=terms.expire_at or None
-        )
+        said = self._said.get((caller.identity.key, channel))
+        if said is not None and data is None:
+            return said.terms.decision()
+        is_poll = caller.transport == _POLL
+        if said is not None and data is not None and is_poll and data in said.by_data:
+            return said.by_data[data].decision()
+        question = _about(caller) | {"channel": channel}
+        terms = await self._ask("subscribe", question | _data_of(data))
+        decision = terms.decision()
+        if said is not None and data is not None and is_poll and len(said.by_data) < _MAX_SAID_BY_DATA:
+            said.by_data[data] = terms
+        return decision
+
+    def _remember(self, key: tuple[tuple[str, bytes], str], terms: SaidTerms) -> None:
+        """Keep what was said for the session that asks next; what is dropped is asked for again."""
+        size = len(bytes(terms.info)) + len(bytes(terms.data))
+        self._forget(key)
+        self._said[key] = _Said(terms, size)
+        self._said_bytes += size
+        while len(self._said) > _MAX_SAID or self._said_bytes > _MAX_SAID_BYTES:
+            self._forget(next(iter(self._said)))
+
+    def _forget(self, key: tuple[tuple[str, bytes], str]) -> None:
+        said = self._said.pop(key, None)
+        if said is not None:
+            self._said_bytes -= said.size
 
     async def _publish(self, caller: Caller, draft: Draft) -> Draft | None:
-        question = {**_about(caller), "channel": draft.channel, "meta": _meta(caller.identity)}
-        data = _result(await self._ask("publish", question | _data_of(draft.data))).data
-        return None if isinstance(data, UnsetType) else draft._replace(data=bytes(data), content_type="")
+        question = _about(caller) | {"channel": draft.channel}
+        result = await self._ask("publish", question | _data_of(draft.data))
+        binary = result.binary()
+        if binary is not None:
+            return draft._replace(data=binary, content_type=_BINARY_TYPE)
+        data = result.data_text()
+        return None if data is None else draft._replace(data=data, content_type=JSON)
 
     async def _rpc(self, caller: Caller, method: str, data: bytes) -> bytes:
-        question = {**_about(caller), "method": method, "meta": _meta(caller.identity)}
-        return _bytes(_result(await self._ask("rpc", question | _data_of(data))).data) or b"null"
-
-    # -- asking ---------------------------------------------------------------------
-
-    async def _ask(
-        self, kind: str, question: Mapping[str, Any], sent: Mapping[str, str] | None = None
-    ) -> _Answer:
-        """Ask one question; raise a temporary error when there is no answer that can be understood."""
-        settings = self._settings
-        if self._waiting >= settings.max_waiting:
-            self._fail(kind, "too many questions wait")
-        body = msgspec.json.encode(question)
-        headers = {name: value for name, value in (sent or {}).items() if name in settings.headers}
-        headers["content-type"] = "application/json"
-        self._waiting += 1
-        try:
-            async with self._turns, asyncio.timeout(settings.timeout_s):
-                self.asked[kind] += 1
-                text = await self._post(settings.urls[kind], headers | self._signature(body), body)
-        except TimeoutError:
-            self._fail(kind, f"no answer within {settings.timeout_s:g} s")
-        except (httpx.HTTPError, httpx.InvalidURL, _Bad) as error:
-            self._fail(kind, f"{type(error).__name__}: {error}")
-        finally:
-            self._waiting -= 1
-        try:
-            answer = msgspec.json.decode(text, type=_Answer)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            self._fail(kind, f"the answer is not understood: {error}")
-        if answer.result is None and answer.error is None and answer.disconnect is None:
-            self._fail(kind, "the answer has neither result nor error nor disconnect")
-        return answer
-
-    async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> bytes:
-        if self._client is None:
-            bounds = httpx.Limits(max_connections=self._settings.max_asked, max_keepalive_connections=32)
-            self._client = httpx.AsyncClient(
-                limits=bounds, timeout=self._settings.timeout_s, follow_redirects=False, trust_env=False
-            )
-        async with self._client.stream("POST", url, headers=headers, content=body) as response:
-            if response.status_code != 200:
-                raise _Bad(f"status {response.status_code}")
-            pieces: list[bytes] = []
-            size = 0
-            async for piece in response.aiter_bytes():
-                size += len(piece)
-                if size > self._settings.max_answer_bytes:
-                    raise _Bad("the answer is too large")
-                pieces.append(piece)
-        return b"".join(pieces)
-
-    def _signature(self, body: bytes) -> dict[str, str]:
-        secret = self._settings.secret
-        if not secret:
-            return {}
-        now = str(int(time.time()))
-        digest = hmac.new(secret.encode(), now.encode() + b"." + body, "sha256").hexdigest()
-        return {"x-everywire-signature": f"t={now},v1={digest}"}
-
-    def _fail(self, kind: str, why: str) -> NoReturn:
-        self.failed += 1
-        _log.warning("the webhook %s failed: %s", kind, why[:200])
-        raise EverywireError("the application cannot be asked now; try again later", code=codes.INTERNAL)
-
-
-class _Bad(Exception):
-    """An answer that is none."""
-
-
-def _result(answer: _Answer) -> _Result:
-    """Return what was said; raise what refuses."""
-    said = answer.disconnect or answer.error
-    if said is None:
-        assert answer.result is not None
-        return answer.result
-    if answer.disconnect is not None:
-        number = said.code if 3000 <= said.code < 5000 else codes.REFUSED.number
-    else:
-        number = said.code if 100 <= said.code < 2000 else codes.PERMISSION_DENIED.number
-    code = _CODES.get(number) or Code(number, "application", 403 if number < 2000 else 0, "refused")
-    sentence = said.message or code.sentence
-    if code is codes.PERMISSION_DENIED:
-        raise Forbidden(sentence)
-    raise EverywireError(sentence, code=code)
+        result = await self._ask("rpc", _about(caller) | {"method": method} | _data_of(data or None))
+        return result.binary() or result.data_text() or b"null"
 
 
 def _about(caller: Caller) -> dict[str, Any]:
+    return _question(caller.client, caller.transport, caller.identity)
+
+
+def _question(client: str, transport: str, identity: Identity) -> dict[str, Any]:
+    """Return what every question says; ``client`` and ``transport`` are empty where the answer is for all."""
     return {
-        "client": caller.client,
-        "transport": caller.transport,
+        "client": client,
+        "transport": transport,
         "protocol": "json",
         "encoding": "json",
-        "user": caller.identity.user,
+        "user": identity.user,
+        "meta": {name: value for name, value in identity.claims.items() if name != _CONNECT_DATA},
     }
-
-
-def _meta(identity: Identity) -> dict[str, Any]:
-    return {name: value for name, value in identity.claims.items() if name != _CONNECT_DATA}
 
 
 def _data_of(data: bytes | None) -> dict[str, Any]:
@@ -339,7 +255,3 @@ def _data_of(data: bytes | None) -> dict[str, Any]:
     except ValueError:
         return {"b64data": data}  # msgspec writes bytes as base64
     return {"data": Raw(data)}
-
-
-def _bytes(field: Raw | UnsetType) -> bytes | None:
-    return None if isinstance(field, UnsetType) else bytes(field)

@@ -174,23 +174,30 @@ class Webhooks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Asked about each publication of a client; it may change it."""
     rpc: str = ""
     """Answers calls."""
+    disconnect: str = ""
+    """Told that a session ended."""
     timeout_s: Seconds = WebhookSettings().timeout_s
-    """For one answer; what comes later is a no."""
+    """For one answer, and as long before it for a turn; what comes later is a no. `limits.hook_timeout_s` and
+    `limits.call_timeout_s` (rpc) count as well."""
     max_asked: Annotated[int, Meta(ge=1)] = WebhookSettings().max_asked
     """Questions under way at once; others wait."""
     max_waiting: Annotated[int, Meta(ge=1)] = WebhookSettings().max_waiting
-    """Questions that wait; further ones are answered no."""
+    """Questions that are under way or wait; further ones are answered no."""
     max_answer_bytes: Annotated[int, Meta(ge=1)] = WebhookSettings().max_answer_bytes
+    """A larger answer is a no."""
     headers: tuple[str, ...] = WebhookSettings().headers
     """Header fields of the client that are passed on."""
+    static_headers: tuple[str, ...] = ()
+    """Header fields that every question has, such as ``X-Api-Key: KEY``."""
     secret: str = ""
     """Signs each question: ``X-Everywire-Signature: t=TIME,v1=HMAC-SHA256(TIME.BODY)``."""
 
     def __repr__(self) -> str:
-        return f"Webhooks(connect={self.connect!r}, subscribe={self.subscribe!r}, publish={self.publish!r})"
+        return f"Webhooks(kinds={[kind for kind in KINDS if getattr(self, kind)]})"
 
     def settings(self) -> WebhookSettings:
-        """Return what asks."""
+        """Return what asks; `SettingsError` for what cannot be."""
+        pairs = [line.partition(":") for line in self.static_headers]
         return WebhookSettings(
             urls={kind: url for kind in KINDS if (url := getattr(self, kind))},
             timeout_s=self.timeout_s,
@@ -198,6 +205,7 @@ class Webhooks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             max_waiting=self.max_waiting,
             max_answer_bytes=self.max_answer_bytes,
             headers=tuple(name.lower() for name in self.headers),
+            static_headers={name.strip().lower(): value.strip() for name, _, value in pairs},
             secret=self.secret,
         )
 
@@ -392,11 +400,27 @@ def _check_tokens(settings: Settings) -> None:
         raise Mistake(("tokens",), str(error)) from None
 
 
+def _is_web_address(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return not text or (url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0)
+    except ValueError:
+        return False
+
+
 def _check_webhooks(webhooks: Webhooks) -> None:
     for kind in KINDS:
-        url = urlsplit(getattr(webhooks, kind))
-        if url.geturl() and (url.scheme not in ("http", "https") or not url.hostname):
+        if not _is_web_address(getattr(webhooks, kind)):
             raise Mistake(("webhooks", kind), "expected an address that begins with http:// or https://")
+    if not 0 < webhooks.timeout_s < math.inf:
+        raise Mistake(("webhooks", "timeout_s"), "expected a number above 0")
+    for at, line in enumerate(webhooks.static_headers):
+        if ":" not in line:
+            raise Mistake(("webhooks", "static_headers", at), "expected NAME: VALUE")
+    try:
+        webhooks.settings()
+    except SettingsError as error:
+        raise Mistake(("webhooks",), error.sentence) from None
 
 
 def _check_pattern(path: tuple[str | int, ...], pattern: str) -> None:
