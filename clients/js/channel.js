@@ -58,7 +58,9 @@ export class Channel extends Emitter {
 
   /** Subscribe, and stay subscribed. Resolves with the first `subscribed` event, rejects when it is refused. */
   subscribe() {
-    if (this.isServerSide) return Promise.reject(new EverywireError(CLIENT.BAD_CALL, "the server subscribed this channel"));
+    if (this.isServerSide) {
+      return Promise.reject(new EverywireError(CLIENT.BAD_CALL, "the server subscribed this channel"));
+    }
     const done = new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
     done.catch(() => {}); // It is told by events, too; nobody has to wait for it.
     if (this.state === "subscribed") this.#settle("resolve", this.#outcome("kept", {}));

@@ -5,7 +5,7 @@
 // was sent and not answered when the connection broke is rejected, never sent again: it may have been carried out.
 
 import { Channel } from "./channel.js";
-import { CLIENT } from "./codes.js";
+import { CLIENT, UNSUBSCRIBED } from "./codes.js";
 import { Connector } from "./connector.js";
 import { Emitter } from "./emitter.js";
 import { EverywireError } from "./errors.js";
@@ -218,7 +218,7 @@ export class Everywire extends Emitter {
     }
     for (const channel of this.#channels.values()) {
       if (!channel.isServerSide || channel.name in subs) continue;
-      channel.end({ code: 2000, reason: "the server did not subscribe this channel again" });
+      channel.end({ code: UNSUBSCRIBED, reason: "the server did not subscribe this channel again" });
     }
   }
 

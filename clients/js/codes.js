@@ -16,6 +16,7 @@ export const SUBSCRIPTION_GAP = 2500;
 export const SUBSCRIPTION_EXPIRED = 2501;
 
 export const SHUTDOWN = 3001;
+export const INSUFFICIENT_STATE = 3010;
 export const SLOW_DOWN = 3013;
 export const INVALID_TOKEN = 3500;
 

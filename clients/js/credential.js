@@ -54,7 +54,7 @@ export class Credential {
 export async function ask(name, get, argument) {
   let timer;
   const late = new Promise((_, reject) => {
-    const error = new EverywireError(CLIENT.NO_TOKEN, `${name} took more than ${TIMEOUT_MS / 1000} s`, { temporary: true });
+    const error = failed(`${name} took more than ${TIMEOUT_MS / 1000} s`);
     timer = setTimeout(() => reject(error), TIMEOUT_MS);
   });
   try {
@@ -63,10 +63,14 @@ export async function ask(name, get, argument) {
     throw new Unauthorized(`${name} gave no token`);
   } catch (error) {
     if (error instanceof EverywireError) throw error;
-    throw new EverywireError(CLIENT.NO_TOKEN, `${name} failed: ${error?.message ?? error}`, { temporary: true, cause: error });
+    throw failed(`${name} failed: ${error?.message ?? error}`, error);
   } finally {
     clearTimeout(timer);
   }
+}
+
+function failed(message, cause) {
+  return new EverywireError(CLIENT.NO_TOKEN, message, { temporary: true, cause });
 }
 
 /** What a credential that could not be had means for the connection. */

@@ -5,7 +5,9 @@
 //                      protocol has no idempotency keys, so the client never sends it again by itself.
 //   Ending             how one connection, or one attempt to make one, ended (internal)
 
-import { BUSY, CLIENT, SERVICE_RESTART, SHUTDOWN, SLOW_DOWN, TOKEN_EXPIRED, TRY_AGAIN_LATER, isTerminal } from "./codes.js";
+import {
+  BUSY, CLIENT, SERVICE_RESTART, SHUTDOWN, SLOW_DOWN, TOKEN_EXPIRED, TRY_AGAIN_LATER, isTerminal,
+} from "./codes.js";
 
 export class EverywireError extends Error {
   /**

@@ -145,13 +145,13 @@ export interface Options {
   /** When to try a better transport, the first time; then three times as long. 0: never. Default: 30,000. */
   climbMs?: number;
   /**
-   * One connection for all tabs of this origin that say the same. True shares among tabs with the same server and
-   * the same token's user; a string names whom it is for (the user): say it, where users can change.
+   * One connection for all tabs of this origin that say the same. A string names whom it is for, such as the user: it
+   * is needed with `getToken` and `getTicket`. True: among tabs with the same `token`'s user, or with none.
    */
   shared?: boolean | string;
   /** Where to remember what worked. Default: localStorage, where there is one. Null: nowhere. */
   storage?: Pick<Storage, "getItem" | "setItem"> | null;
-  /** Default: the global ones. Node 20 has no WebSocket: give npm's `ws`. */
+  /** Default: the global ones; null for none. Node 20 has no WebSocket: give npm's `ws`. */
   WebSocket?: unknown;
   EventSource?: unknown;
   fetch?: typeof fetch;
@@ -251,6 +251,8 @@ export class Everywire {
   readonly client: string;
   /** The transport in use; "" while there is no connection. In a shared client, that of the tab that holds it. */
   readonly transport: Transport | "";
+  /** Whether this tab's connection is one for all tabs. */
+  readonly isShared: boolean;
   /** The last fifty attempts, the latest last. */
   readonly attempts: Attempt[];
   /** Resolves when there is a connection, rejects when the server refuses for good. */

@@ -26,8 +26,9 @@ export function complete(options) {
   const completed = { ...DEFAULTS, ...given };
   const unknown = completed.transports.filter((name) => !TRANSPORTS.includes(name));
   if (unknown.length || !completed.transports.length) {
-    const expected = TRANSPORTS.join(", ");
-    throw new EverywireError(CLIENT.BAD_CALL, `no such transport: ${unknown.join(", ") || "none given"}; there are ${expected}`);
+    const wrong = unknown.join(", ") || "none given";
+    const message = `no such transport: ${wrong}; there are ${TRANSPORTS.join(", ")}`;
+    throw new EverywireError(CLIENT.BAD_CALL, message);
   }
   return completed;
 }

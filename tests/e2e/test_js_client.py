@@ -149,10 +149,9 @@ async def test_a_chat_in_chromium_on_every_path(names: list[str]) -> None:
         assert all(key.startswith("everywire:http://") for key in told["remembered"])
 
 
-async def test_a_thousand_cuts_and_changes_of_transport(tmp_path: Path) -> None:
-    """Three channels, read from their beginning: nothing lost, doubled or out of order."""
-    seed = 20_260_101
-    settings = tmp_path / "settings.toml"
+async def cut_often(seed: int, folder: Path) -> None:
+    """Cut a client of three channels and change its transport a thousand times; see the test below."""
+    settings = folder / "settings.toml"
     settings.write_text("[limits]\ntick_interval_s = 0.02\n")
     async with (
         running("--dev", "--config", str(settings), deadline_s=6 * DEADLINE_S) as serving,
@@ -164,6 +163,11 @@ async def test_a_thousand_cuts_and_changes_of_transport(tmp_path: Path) -> None:
     assert told["published"] > 1_000
     assert set(told["connected"]) == {"websocket", "http_stream", "sse", "long-poll", "poll"}
     assert told["outcomes"]["recovered"] > 300 and told["moved"] > 10, told
+
+
+async def test_a_thousand_cuts_and_changes_of_transport(tmp_path: Path) -> None:
+    """Three channels, read from their beginning: nothing lost, doubled or out of order."""
+    await cut_often(20_260_101, tmp_path)
 
 
 async def test_tabs_share_one_connection() -> None:

@@ -37,8 +37,9 @@ export function sharedLink(tab) {
 
     #heard({ kind, holder, to, replies }) {
       if (kind === "holder") this.#announced(holder);
-      else if (kind === "gone" && holder === this.#holder) this.end(new Ending("lost", "the tab with the connection left"));
-      else if (kind === "replies" && holder === this.#holder && to.includes(tab.id)) this.replied(replies);
+      else if (holder !== this.#holder) return;
+      else if (kind === "gone") this.end(new Ending("lost", "the tab with the connection left"));
+      else if (kind === "replies" && to.includes(tab.id)) this.replied(replies);
     }
 
     #announced(holder) {

@@ -155,8 +155,8 @@ export class Relay {
       const rest = this.#tail.filter((pub) => pub.offset > reached);
       if (rest[0]?.offset === reached + 1) return [...pages, ...rest];
       const since = { epoch: position.epoch, offset: reached };
-      const reply = await this.#client.request({ history: { channel: this.#name, limit: -1, since } }).catch(() => null);
-      const found = reply?.history.publications ?? [];
+      const asked = this.#client.request({ history: { channel: this.#name, limit: -1, since } });
+      const found = (await asked.catch(() => null))?.history.publications ?? [];
       if (!found.length || found[0].offset !== reached + 1) return null;
       pages.push(...found);
       reached = found.at(-1).offset;

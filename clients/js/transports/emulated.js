@@ -65,7 +65,8 @@ export class EmulatedLink extends Link {
       await this.#read(response.body.pipeThrough(new TextDecoderStream()).getReader(), parser);
       this.end(new Ending("lost", "the answer ended"));
     } catch (error) {
-      this.end(error instanceof Ending ? error : new Ending("lost", `the answer broke off (${error?.message ?? error})`));
+      const why = error?.message ?? error;
+      this.end(error instanceof Ending ? error : new Ending("lost", `the answer broke off (${why})`));
     }
   }
 

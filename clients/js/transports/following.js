@@ -5,9 +5,9 @@
 // could not be into `unsubscribe`, after which the subscription asks again itself and is told of its gap.
 
 import { Ending } from "../errors.js";
-import { SUBSCRIPTION_EXPIRED, SUBSCRIPTION_GAP, TOKEN_EXPIRED, UNSUBSCRIBED } from "../codes.js";
-
-const INSUFFICIENT_STATE = 3010;
+import {
+  INSUFFICIENT_STATE, SUBSCRIPTION_EXPIRED, SUBSCRIPTION_GAP, TOKEN_EXPIRED, UNSUBSCRIBED,
+} from "../codes.js";
 
 export class Following {
   /** By channel: the request, its command id, where the channel stands (once known). */
