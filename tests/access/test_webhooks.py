@@ -6,10 +6,12 @@ import asyncio
 import hmac
 import json
 import logging
+import re
 import time
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,6 +82,21 @@ async def test_connect_says_who_somebody_is(application: Application) -> None:
     assert abs(int(moment) - time.time()) < 60
     expected = hmac.new(b"signs it", f"{moment}.{fields['body']}".encode(), "sha256").hexdigest()
     assert hmac.compare_digest(signature, expected)
+
+
+async def test_the_document_says_how_to_check_a_signature(application: Application) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "access.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(import hmac, time.*?)```", document, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    async with asking(application.settings("rpc", secret="signs it")) as webhooks:
+        assert webhooks.hooks.rpc is not None
+        await webhooks.hooks.rpc(Someone(), "m", b"1")
+    ((_, _, fields),) = application.asked
+    header, body = fields["x-everywire-signature"], fields["body"].encode()
+    assert names["is_genuine"](header, body, b"signs it")
+    assert not names["is_genuine"](header, body + b" ", b"signs it")
+    assert not names["is_genuine"](header, body, b"another")
 
 
 async def test_whoever_brings_something_built_in_is_not_asked_about(application: Application) -> None:
