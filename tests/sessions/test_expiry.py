@@ -67,6 +67,15 @@ async def test_a_token_without_an_end_ends_the_worry() -> None:
         assert client.end is None
 
 
+async def test_an_end_that_is_too_far_for_the_protocol_is_told_as_the_last() -> None:
+    """A time in milliseconds, for instance: the Protobuf form has 32 bits for what is left."""
+    async with World() as world:
+        client = await world.connected(token=world.token("ann", 1.7e12))
+        assert client.of("connect")[0]["ttl"] == 2**31 - 1
+        await world.settle(300)
+        assert client.end is None
+
+
 async def test_a_refresh_within_the_grace_is_in_time() -> None:
     async with World() as world:
         client = await world.connected(token=world.token("ann", 50))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Final
 
 from everywire.access.authority import is_decision
 from everywire.access.identity import Action, Identity
@@ -25,10 +26,13 @@ from everywire.sessions.line import Line
 
 __all__ = ["check_expiry", "is_soon", "look_again", "plan_expiry", "take_identity", "ttl_of"]
 
+_MAX_TTL_S: Final = 2**31 - 1
+
 
 def ttl_of(line: Line, expires_s: float) -> int:
-    """Return how many whole seconds are left; at least one, since none would mean nothing to clients."""
-    return max(int(expires_s - line.shared.unix_s()), 1)
+    """Return how many whole seconds are left; at least one, since none would mean nothing to clients, and at
+    most what the protocol's number can say."""
+    return int(min(max(expires_s - line.shared.unix_s(), 1), _MAX_TTL_S))
 
 
 def is_soon(line: Line) -> bool:
