@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import binascii
 import time
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from everywire.access.hooks import SubscribeDecision
 from everywire.access.identity import Terms
@@ -25,6 +25,8 @@ from everywire.core.names import is_name
 __all__ = ["BadAnswer", "Result", "SaidTerms", "read_answer", "result_of"]
 
 _NULL: Final = b"null"
+_MAX_UNIX_S: Final = 1e11
+"""Above it are times in milliseconds, which would be seconds of the year 3,000 and later."""
 _MAX_SENTENCE_CHARACTERS: Final = 500
 _CODES: Final = {code.number: code for code in CODES}
 
@@ -58,7 +60,7 @@ class SaidTerms(Struct):
     b64info: str | None = None
     data: Raw = Raw()
     b64data: str | None = None
-    expire_at: float | None = None
+    expire_at: Annotated[float, Meta(ge=0, lt=_MAX_UNIX_S)] | None = None
     override: _Override | None = None
 
     def info_text(self) -> bytes | None:
