@@ -130,29 +130,30 @@ async def test_nobody_is_no_visitor_and_no_member(site: Site) -> None:
 # -- ended by the credential's end ------------------------------------------------
 
 
-@pytest.mark.parametrize("name", STREAMS)
-async def test_who_has_a_credential_that_runs_out_is_told_then_ended_and_may_come_back(
-    serve: Serve, name: str
-) -> None:
+async def test_who_has_a_credential_that_runs_out_is_told_then_ended_and_may_come_back(serve: Serve) -> None:
     async with serve(**knowing(limits=Limits(expiry_notice_s=0.5))) as site:
-        items = READERS[name](site, "a", bearer("ann", 1.0), after="latest")
-        await take(items, 1, "open")
-        begun_s = time.monotonic()
-        told, code = None, 0
-        try:
-            async for seen in items:
-                if "expires_in" in seen:
-                    told = seen["expires_in"]
-                if "disconnect" in seen:
-                    code = seen["disconnect"].get("code", 3005)
-                    assert seen["disconnect"]["retry"] < 1_000
-        except Closed as closed:
-            code = closed.code
-        # A raw WebSocket has no place to tell it.
-        assert told == (None if name == "websocket" else 1)
-        assert code == 3005
-        assert time.monotonic() - begun_s > 0.5
+        await asyncio.gather(*[_read_to_the_end(site, name) for name in STREAMS])
         await until(lambda: is_empty(site))
+
+
+async def _read_to_the_end(site: Site, name: str) -> None:
+    items = READERS[name](site, "a", bearer("ann", 1.0), after="latest")
+    await take(items, 1, "open")
+    begun_s = time.monotonic()
+    told, code = None, 0
+    try:
+        async for seen in items:
+            if "expires_in" in seen:
+                told = seen["expires_in"]
+            if "disconnect" in seen:
+                code = seen["disconnect"].get("code", 3005)
+                assert seen["disconnect"]["retry"] < 1_000
+    except Closed as closed:
+        code = closed.code
+    # A raw WebSocket has no place to tell it.
+    assert told == (None if name == "websocket" else 1), name
+    assert code == 3005, name
+    assert time.monotonic() - begun_s > 0.5, name
 
 
 async def test_a_long_poll_is_answered_when_its_credential_runs_out_and_the_next_is_refused(
