@@ -54,10 +54,10 @@ class Waiting:
         await self._items.aclose()
 
 
-async def waiting(site: Site, name: str, user: str, channels: str = "a", **query: Any) -> Waiting:
+async def waiting(site: Site, name: str, user: str, channels: str = "a", **claims: Any) -> Waiting:
     """Begin to read on a wire; return the reader once it waits for what comes."""
     before = site.wire.shared.registry.statistics()["visitors"]
-    items = READERS[name](site, channels, bearer(user), after="latest", **query)
+    items = READERS[name](site, channels, bearer(user, **claims), after="latest")
     if name != "long-poll":
         await take(items, 1, "open")
     reader = Waiting(items, name)
@@ -357,4 +357,36 @@ async def test_a_raw_socket_that_is_held_back_is_not_listened_to(serve: Serve) -
                         await socket.send('"' + "x" * 50_000 + '"')
                     sent += 1
             assert socket.close_code is None
+        await until(lambda: is_empty(site))
+
+
+@pytest.mark.parametrize("name", HELD)
+async def test_a_revocation_ends_who_reads_at_once(serve: Serve, name: str) -> None:
+    async with serve(**knowing()) as site:
+        revocations = site.wire.shared.authority.revocations
+        assert revocations is not None
+        ann = await waiting(site, name, "ann")
+        bob = await waiting(site, name, "bob", jti="bobs")
+        await revocations.block_user("ann")
+        assert (await ann.end())[0] == (403 if name == "long-poll" else 3507)
+        await revocations.revoke_token("bobs")
+        if name == "sse":
+            assert "retry" in (await bob.item())["disconnect"]  # he may come back with another
+        else:
+            assert (await bob.end())[0] == (503 if name == "long-poll" else 3011)
+        await until(lambda: is_empty(site))
+
+
+@pytest.mark.parametrize("name", HELD)
+async def test_so_it_does_where_a_token_names_no_user(serve: Serve, name: str) -> None:
+    """A token may open a channel to whoever has it."""
+    async with serve(**knowing(user_rules={})) as site:
+        revocations = site.wire.shared.authority.revocations
+        assert revocations is not None
+        reader = await waiting(site, name, "", jti="shared", read=["a"])
+        await revocations.revoke_token("shared")
+        if name == "sse":
+            assert "retry" in (await reader.item())["disconnect"]
+        else:
+            assert (await reader.end())[0] == (503 if name == "long-poll" else 3011)
         await until(lambda: is_empty(site))

@@ -1,7 +1,7 @@
 """Visitors: whoever is connected to this node, by user, client id and session id.
 
-A visitor is a session, or a reader of a plain transport whose user is known. A plain reader that is
-nobody has nothing that it could be found by: it is counted, and costs nothing else.
+A visitor is a session, or a reader of a plain transport that showed a credential. A plain reader that is
+nobody has nothing that it could be found by.
 
 Session ids are secrets: they are kept and compared as digests, so that neither how long a look-up
 takes nor what a dump shows gives one away.
@@ -125,12 +125,14 @@ class Index(Generic[_Key, _Member]):
 class Directory:
     """The visitors of one node."""
 
-    __slots__ = ("clients", "sessions", "users", "visitors")
+    __slots__ = ("bearers", "clients", "sessions", "users", "visitors")
 
     def __init__(self) -> None:
         self.visitors = 0
         """How many there are, nobodies included."""
         self.users: Index[str, Visitor] = Index()
+        self.bearers: dict[Visitor, None] = {}
+        """Plain readers by a token that names no user but can be revoked."""
         self.clients: Index[str, Resident] = Index()
         self.sessions: Index[bytes, Resident] = Index()
 
@@ -140,6 +142,8 @@ class Directory:
         user = visitor.identity.user
         if user:
             self.users.add(user, visitor)
+        elif visitor.identity.token_id and not visitor.client:
+            self.bearers[visitor] = None
         if visitor.client:
             resident: Resident = visitor  # type: ignore[assignment]  # whoever has a client id is one
             self.clients.add(visitor.client, resident)
@@ -152,6 +156,8 @@ class Directory:
         user = visitor.identity.user
         if user:
             self.users.drop(user, visitor)
+        else:
+            self.bearers.pop(visitor, None)
         if visitor.client:
             resident: Resident = visitor  # type: ignore[assignment]
             self.clients.drop(visitor.client, resident)
@@ -186,7 +192,8 @@ class Directory:
 
     def known(self) -> Sequence[Visitor]:
         """Return all visitors but those who are nobody on a plain transport."""
-        return [*self.users.all(), *(one for one in self.clients.all() if not one.identity.user)]
+        nameless = (one for one in self.clients.all() if not one.identity.user)
+        return [*self.users.all(), *nameless, *self.bearers]
 
 
 def digest_of(session_id: str) -> bytes:

@@ -40,7 +40,7 @@ def serve_long_poll(ask: Ask) -> None:
     waiting.reader = reader
     wait_s = DEFAULT_WAIT_S if query.wait_s is None else query.wait_s
     identity = ask.identity
-    if identity.user:
+    if identity.kind:
         wait_s = waiting.enter(wait_s)
     hub.open(reader, ask.start or LATEST)
     if not reader.is_closed:
@@ -68,7 +68,7 @@ class LongPoll:
         self._is_visitor = False
 
     def enter(self, wait_s: float) -> float:
-        """Be found by the user, and present; return how long to wait at most.
+        """Be found, and present if it is a user's; return how long to wait at most.
 
         It is answered when the credential runs out: the next request has to bring another one.
         """
@@ -78,7 +78,8 @@ class LongPoll:
             wait_s = min(wait_s, max(0.0, identity.expires_s - shared.unix_s()))
         self._is_visitor = True
         shared.registry.enter(self)
-        show_life(shared, identity, self._ask.channels, wait_s)
+        if identity.user:
+            show_life(shared, identity, self._ask.channels, wait_s)
         return wait_s
 
     def send(self, framed: Any) -> int:

@@ -1,8 +1,9 @@
-"""What a reader whose user is known holds while it reads: its places in the registry and in presence.
+"""What a reader that showed a credential holds while it reads: its places in the registry and in presence.
 
-Nobody's readers have none of it, and pay nothing. Streams and sockets are members of their channels from
-their beginning to their end, each by itself. Who polls is one member for each user and credential: every
-poll is a sign of life, and the lease outlives it, so that nobody comes and goes between two of them.
+Nobody's readers have none of it, and pay nothing. A credential may name no user: then its reader is a
+visitor, so that it can be revoked, and no member. Streams and sockets are members of their channels from their
+beginning to their end, each by itself. Who polls is one member for each user and credential: every poll is a
+sign of life, and the lease outlives it, so that nobody comes and goes between two of them.
 
 A credential may run out while its reader reads: its `Stay` says when to tell it, and when to end.
 """
@@ -33,7 +34,7 @@ _FIRST_DISCONNECT: Final = 3000
 
 
 def show_life(shared: Shared, identity: Identity, channels: Sequence[str], wait_s: float = 0.0) -> None:
-    """Let whoever polls be present in the channels, until some time after the poll."""
+    """Let a user who polls be present in the channels, until some time after the poll."""
     info = _polling(identity)
     member = info.client
     for channel in channels:
@@ -55,7 +56,7 @@ def end_of_reading(channel: str, code: Code) -> tuple[Code, str]:
 
 
 class Stay:
-    """One stream or socket of a known user."""
+    """One stream or socket of somebody."""
 
     __slots__ = ("_channels", "_member", "_shared", "_visitor", "ends_s", "warns_s")
 
@@ -63,18 +64,18 @@ class Stay:
         """Enter."""
         self._shared = shared
         self._visitor = visitor
-        self._channels = channels
-        self._member = str(uuid4())
+        identity = visitor.identity
+        self._channels = channels if identity.user else ()
+        self._member = str(uuid4()) if identity.user else ""
         self.ends_s: float | None = None
         """When the credential runs out, on the hub's clock."""
         self.warns_s: float | None = None
         """When to tell that it will; None when there is no need, or it was told."""
-        identity = visitor.identity
         if identity.expires_s is not None:
             self.ends_s = shared.hub.time() + identity.expires_s - shared.unix_s()
             self.warns_s = self.ends_s - shared.limits.expiry_notice_s
         shared.registry.enter(visitor)
-        for channel in channels:
+        for channel in self._channels:
             shared.presence.enter(channel, self._member, _info(identity, self._member, channel))
 
     def next_s(self, latest_s: float = inf) -> float:

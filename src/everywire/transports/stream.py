@@ -123,7 +123,7 @@ def _serve(ask: Ask, words: Words) -> None:
     hub = service.hub
     encoder = words.encoders[ask.has_several]
     stream.reader = hub.reader(ask.channels, encoder, exchange.framing, stream)
-    if identity.user:
+    if identity.kind:
         stream.stay = Stay(service.shared, stream, ask.channels)
     hub.open(stream.reader, ask.start or LATEST)
 

@@ -99,7 +99,7 @@ class WebSocket:
         hub = self._service.hub
         encoder = formats[len(self.channels) > 1]
         self.reader = hub.reader(self.channels, encoder, channel.framing, self)
-        if self.identity.user:
+        if self.identity.kind:
             self._stay = Stay(self._service.shared, self, self.channels)
             self._arm()
         hub.open(self.reader, start)
