@@ -1,9 +1,9 @@
 """What a reader that showed a credential holds while it reads: its places in the registry and in presence.
 
 Nobody's readers have none of it, and pay nothing. A credential may name no user: then its reader is a
-visitor, so that it can be revoked, and no member. Streams and sockets are members of their channels from their
-beginning to their end, each by itself. Who polls is one member for each user and credential: every poll is a
-sign of life, and the lease outlives it, so that nobody comes and goes between two of them.
+visitor, so that it can be revoked, and no member. Streams and sockets are members of their channels from
+their beginning to their end, each by itself. Who polls is one member for each user and credential: every poll
+is a sign of life, and the lease outlives it, so that nobody comes and goes between two of them.
 
 A credential may run out while its reader reads: its `Stay` says when to tell it, and when to end.
 """
