@@ -153,8 +153,7 @@ class Quotas:
             return
         connection = _connection_of(caller)
         self._refusals.pop(connection, None)
-        if not caller.client:
-            self._connections.forget(connection)  # the next socket may have the same number
+        self._connections.forget(connection)  # its id will be nobody's, its number anybody's
 
 
 def _connection_of(caller: Caller) -> Hashable:
