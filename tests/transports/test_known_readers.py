@@ -390,3 +390,22 @@ async def test_so_it_does_where_a_token_names_no_user(serve: Serve, name: str) -
         else:
             assert (await reader.end())[0] == (503 if name == "long-poll" else 3011)
         await until(lambda: is_empty(site))
+
+
+async def test_who_published_is_told_if_that_is_a_user(serve: Serve) -> None:
+    async with serve(**knowing(api_keys={"service": "sesame-sesame"})) as site:
+        ann = bearer("ann", info={"name": "Ann"})
+        await site.http.post("/channels/a", json=1, headers=ann)
+        await site.http.post("/channels/a", json=2, headers={"X-API-Key": "sesame-sesame"})
+        async with site.websocket("/channels/a", headers=ann) as socket:
+            await socket.send("3")
+            assert await socket.recv() == "3"
+            (member,) = (await site.http.get("/channels/a/presence", headers=ann)).json()["members"]
+        posted, by_service, sent = (await page(site, "a", ann))["publications"]
+        assert posted["info"] == {"user": "ann", "client": "", "conn_info": {"name": "Ann"}}
+        assert "info" not in by_service
+        assert sent["info"] == {"user": "ann", "client": member["client"], "conn_info": {"name": "Ann"}}
+        # The same again under its key is the same, whoever it was signed by.
+        key = {**ann, "Idempotency-Key": "one"}
+        statuses = [(await site.http.post("/channels/b", json=1, headers=key)).status_code for _ in range(2)]
+        assert statuses == [201, 200]

@@ -19,6 +19,7 @@ from everywire.core.position import Place, encode_position
 from everywire.core.publication import JSON
 from everywire.transports.exchange import Exchange
 from everywire.transports.service import Service, WholeAnswer, json_headers, refuse
+from everywire.transports.stay import signed
 from everywire.transports.target import PublishQuery
 
 __all__ = ["serve_publish"]
@@ -65,7 +66,7 @@ def serve_publish(
             refuse(exchange, error, cors)
             return
         answer = partial(_answer, service, exchange, channel, cors)
-        service.shared.publishing.publish(publisher, draft, answer)
+        service.shared.publishing.publish(publisher, signed(draft, identity), answer)
 
     exchange.read_body(service.limits.max_body_bytes, take)
 

@@ -23,10 +23,12 @@ from everywire.access.identity import Identity
 from everywire.codecs.centrifuge.messages import ClientInfo
 from everywire.core import codes
 from everywire.core.codes import Code
+from everywire.core.publication import Draft
+from everywire.sessions.commands import info_text
 from everywire.sessions.registry import Visitor
 from everywire.sessions.shared import Shared
 
-__all__ = ["Stay", "end_of_reading", "show_life"]
+__all__ = ["Stay", "end_of_reading", "show_life", "signed"]
 
 _FIRST_UNSUBSCRIBE: Final = 2000
 _FIRST_RESUBSCRIBE: Final = 2500
@@ -40,6 +42,14 @@ def show_life(shared: Shared, identity: Identity, channels: Sequence[str], wait_
     for channel in channels:
         here = _info(identity, member, channel) if channel in identity.terms else info
         shared.presence.touch(channel, member, here, wait_s)
+
+
+def signed(draft: Draft, identity: Identity, stay: Stay | None = None) -> Draft:
+    """Return a draft that says who publishes it, if that is a user; operators sign nothing."""
+    if not identity.user or identity.may_all:
+        return draft
+    member = "" if stay is None else stay.member
+    return draft._replace(info=info_text(_info(identity, member, draft.channel)))
 
 
 def end_of_reading(channel: str, code: Code) -> tuple[Code, str]:
@@ -58,7 +68,7 @@ def end_of_reading(channel: str, code: Code) -> tuple[Code, str]:
 class Stay:
     """One stream or socket of somebody."""
 
-    __slots__ = ("_channels", "_member", "_shared", "_visitor", "ends_s", "warns_s")
+    __slots__ = ("_channels", "_shared", "_visitor", "ends_s", "member", "warns_s")
 
     def __init__(self, shared: Shared, visitor: Visitor, channels: Sequence[str]) -> None:
         """Enter."""
@@ -66,7 +76,8 @@ class Stay:
         self._visitor = visitor
         identity = visitor.identity
         self._channels = channels if identity.user else ()
-        self._member = str(uuid4()) if identity.user else ""
+        self.member = str(uuid4()) if identity.user else ""
+        """The client id by which others see it."""
         self.ends_s: float | None = None
         """When the credential runs out, on the hub's clock."""
         self.warns_s: float | None = None
@@ -76,7 +87,7 @@ class Stay:
             self.warns_s = self.ends_s - shared.limits.expiry_notice_s
         shared.registry.enter(visitor)
         for channel in self._channels:
-            shared.presence.enter(channel, self._member, _info(identity, self._member, channel))
+            shared.presence.enter(channel, self.member, _info(identity, self.member, channel))
 
     def next_s(self, latest_s: float = inf) -> float:
         """Return when something is to be done, on the hub's clock, infinity for never.
@@ -99,7 +110,7 @@ class Stay:
         """Leave; once."""
         self._shared.registry.leave(self._visitor)
         for channel in self._channels:
-            self._shared.presence.leave(channel, self._member)
+            self._shared.presence.leave(channel, self.member)
 
 
 def _polling(identity: Identity) -> ClientInfo:

@@ -31,7 +31,7 @@ from everywire.transports.encoders import ENVELOPE, RAW, opening
 from everywire.transports.exchange import MessageChannel
 from everywire.transports.pacing import Pace
 from everywire.transports.service import Ask
-from everywire.transports.stay import Stay, end_of_reading
+from everywire.transports.stay import Stay, end_of_reading, signed
 from everywire.transports.target import check_event, check_tags
 
 __all__ = ["SUBPROTOCOL", "serve_websocket"]
@@ -225,7 +225,8 @@ class WebSocket:
             self._publish_raw(draft)
 
     def _draft(self, channel: str, data: bytes, content_type: str) -> Draft:
-        return make_draft(channel, data, self._service.limits, content_type=content_type)
+        draft = make_draft(channel, data, self._service.limits, content_type=content_type)
+        return signed(draft, self.identity, self._stay)
 
     def _publish_raw(self, draft: Draft) -> None:
         pace = self._pace
