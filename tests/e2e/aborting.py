@@ -16,6 +16,7 @@ import random
 import socket
 import struct
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
@@ -24,7 +25,7 @@ from urllib.parse import quote
 from everywire import Everywire, Session
 from everywire.core.limits import Limits
 from everywire.core.settings import ChannelSettings, SettingsTable, Window
-from tests.serving import Site, until
+from tests.serving import DEADLINE_S, Site, until
 from tests.transports.known import knowing, token
 
 __all__ = ["ENDS", "SCRIPTS", "STAGES", "Cycles", "census", "make_application", "settled"]
@@ -38,7 +39,7 @@ LIMITS: Final = Limits(
     connect_timeout_s=0.5,
     ping_interval_s=1.0,
     pong_timeout_s=0.4,
-    presence_ttl_s=1.0,
+    presence_ttl_s=0.5,
     leave_debounce_s=0.1,
     call_timeout_s=5.0,
     max_connections_per_user=10_000,
@@ -48,6 +49,7 @@ LIMITS: Final = Limits(
     ticket_ttl_s=1.0,
 )
 USERS: Final = 8
+WINDOW: Final = 10
 STAGES: Final = ("connected", "handshake", "sent", "answered", "busy")
 ENDS: Final = ("FIN", "RST", "half", "silent")
 _SILENT_SHARE: Final = 0.03
@@ -109,6 +111,8 @@ def _scripts(user: str) -> dict[str, Script]:
     connect = {"id": 1, "connect": {"ticks": 3}}
     commands = _lines([connect, *COMMANDS])
     busy = _lines(BUSY)
+    # Who says that it sends no more may still wait for the answer, so these are not cancelled.
+    brief = _lines(command for command in BUSY if command.get("rpc", {}).get("method") != "cancelled")
     one_way = json.dumps({"subs": {"a": {}}})
     in_url = quote(commands)
     post = _request("POST", "/channels/a", user, "1")
@@ -120,7 +124,7 @@ def _scripts(user: str) -> dict[str, Script]:
         "plain sse": Script(_request("GET", "/channels/a,b", user, "", "Accept: text/event-stream")),
         "plain stream": Script(_request("GET", "/channels/a", user, "", "Accept: application/x-ndjson")),
         "plain poll": Script(_request("GET", "/channels/a?after=earliest", user)),
-        "plain long poll": Script(_request("GET", "/channels/quiet?wait=20", user)),
+        "plain long poll": Script(_request("GET", "/channels/quiet?wait=1", user)),
         "plain publish": Script(post, post * 20),
         "plain presence": Script(_request("GET", "/channels/a/presence", user)),
         "ticket": Script(_request("POST", "/ticket", user, "")),
@@ -130,11 +134,9 @@ def _scripts(user: str) -> dict[str, Script]:
         "http_stream, busy": Script(_request("POST", "/connection/http_stream", user, f"{commands}\n{busy}")),
         "sse": Script(_request("GET", f"/connection/sse?cf_connect={in_url}", user)),
         "posted sse": Script(_request("POST", "/connection/sse", user, f"{commands}\n{busy}")),
-        "poll": Script(_request("POST", "/connection/poll", user, f"{commands}\n{busy}")),
+        "poll": Script(_request("POST", "/connection/poll", user, f"{commands}\n{brief}")),
         "long poll": Script(
-            _request(
-                "POST", "/connection/poll?wait=20", user, _lines([{"id": 1, "connect": {}}, COMMANDS[1]])
-            )
+            _request("POST", "/connection/poll?wait=1", user, _lines([{"id": 1, "connect": {}}, COMMANDS[1]]))
         ),
         "uni_websocket": Script(_handshake("/connection/uni_websocket", user) + _frame(one_way)),
         "uni_http_stream": Script(_request("POST", "/connection/uni_http_stream", user, one_way)),
@@ -148,7 +150,7 @@ SCRIPTS: Final = tuple(_scripts(""))
 
 def make_application() -> Everywire:
     """Make an application whose functions take a little time, so that clients leave while they are asked."""
-    settings = SettingsTable([("*", ChannelSettings(window=Window(max_publications=10)))])
+    settings = SettingsTable([("*", ChannelSettings(window=Window(max_publications=WINDOW)))])
     wire = Everywire(**knowing(limits=LIMITS, channels=settings, is_loopback=True))
 
     @wire.on_connect
@@ -199,14 +201,31 @@ class Cycles:
             for user in users
         ]
 
-    async def run(self, count: int, at_once: int = 24) -> None:
-        """Do so many cycles: each combination in turn, as far as they go."""
+    async def visit(self) -> None:
+        """Come once by every wire as everybody, and wait for the answer: what is remembered of heads and
+        credentials is remembered then."""
+        await asyncio.gather(
+            *(self._visit(name, script) for scripts in self._scripts for name, script in scripts.items())
+        )
+
+    async def _visit(self, name: str, script: Script) -> None:
+        reader, writer = await self.site.connect()
+        writer.write(script.opening)
+        said = await _read_some(reader, DEADLINE_S, 12)
+        self.answered[name] += said[9:12] in (b"101", b"200", b"201")
+        if name == "emulation":
+            await self._emulate(said + await _read_some(reader))
+        _leave(writer, is_reset=False, is_tcp=self.site.unix is None)
+
+    async def run(self, count: int, at_once: int = 48, within_s: float = 3_600.0) -> None:
+        """Do so many cycles, each combination in turn, or as many as there is time for."""
         plans = self._plans()
         left = count
+        end_s = time.monotonic() + within_s
 
         async def work() -> None:
             nonlocal left
-            while left > 0:
+            while left > 0 and time.monotonic() < end_s:
                 left -= 1
                 await self._cycle(*next(plans))
 
@@ -288,12 +307,12 @@ class Cycles:
                 _leave(writer, is_reset=self._random.random() < 0.5, is_tcp=self.site.unix is None)
 
 
-async def _read_some(reader: asyncio.StreamReader) -> bytes:
+async def _read_some(reader: asyncio.StreamReader, wait_s: float = _ANSWER_S, enough: int = 1_000) -> bytes:
     """Return what comes, until there is a while of nothing or it was a good deal."""
     said = b""
     try:
-        async with asyncio.timeout(_ANSWER_S):
-            while len(said) < 1_000 and (piece := await reader.read(65_536)):
+        async with asyncio.timeout(wait_s):
+            while len(said) < enough and (piece := await reader.read(65_536)):
                 said += piece
     except TimeoutError:
         pass
@@ -359,20 +378,19 @@ class Census(NamedTuple):
             found["file descriptors"] = (before.descriptors, self.descriptors)
         return found
 
-    def grown_otherwise(self, before: Census) -> dict[str, tuple[int, int]]:
-        """Return what there is more of among objects of others: dictionaries, functions and so on."""
-        found = {
-            name: (before.objects[name], count)
+    def grown_otherwise(self, before: Census) -> tuple[int, int]:
+        """Return how many more objects of others there are, dictionaries, functions and so on, and how many
+        more blocks are given out."""
+        more = sum(
+            max(0, count - before.objects[name])
             for name, count in self.objects.items()
-            if not name.startswith("everywire.") and count > before.objects[name]
-        }
-        found["blocks"] = (before.blocks, self.blocks)
-        return found
+            if not name.startswith("everywire.")
+        )
+        return more, self.blocks - before.blocks
 
 
 def census(wire: Everywire) -> Census:
     """Count what there is, garbage collected before."""
-    gc.collect()
     gc.collect()
     objects = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.get_objects())
     tasks = Counter(f"task {task.get_coro().__qualname__}" for task in asyncio.all_tasks())  # type: ignore[union-attr]
@@ -390,12 +408,18 @@ def _sizes(wire: Everywire) -> Iterator[tuple[str, int]]:
             continue
         seen.add(id(one))
         if isinstance(one, (dict, list, set, deque)):
-            yield path, len(one)
-            if path.endswith("_slots"):  # a timing wheel: its slots are emptied, and dropped in their time
-                yield f"{path} of the wheel", sum(map(len, one.values()))
+            yield path, _size(path, one, wire.hub.time())
         elif type(one).__module__.startswith("everywire."):
             for name in _attributes(one):
                 ahead.append((f"{path}.{name}", getattr(one, name, None)))
+
+
+def _size(path: str, one: Any, now_s: float) -> int:
+    if path.endswith("._slots"):  # a timing wheel, whose empty slots stay until their time
+        return sum(map(len, one.values()))
+    if path.endswith("._full_at"):  # buckets; those that are full again say nothing
+        return sum(full_at > now_s for full_at in one.values())
+    return len(one)
 
 
 def _attributes(one: Any) -> Iterator[str]:
@@ -408,6 +432,9 @@ def _attributes(one: Any) -> Iterator[str]:
 async def settled(wire: Everywire) -> None:
     """Wait until everybody was noticed to have gone, and what polling clients left has run out."""
     shared = wire.shared
+    for channel in ("a", "b"):
+        for _ in range(WINDOW):  # the log is as full as it gets
+            await wire.publish(channel, 0)
     await until(lambda: not shared.registry.statistics()["visitors"])
     await until(lambda: not len(shared.tasks))
     await asyncio.sleep(2 * LIMITS.presence_ttl_s + 1.5)  # leases of polls, debounced leaves, dropped groups
