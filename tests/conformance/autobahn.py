@@ -1,101 +1,34 @@
 """Runs the Autobahn fuzzing client against a WebSocket echo and reads its report.
 
-The suite (PyPI ``autobahntestsuite``) runs under Python 2.7 only. Its environment is made here, in
-a folder that git ignores: virtualenv 20.21.1 is the last that makes one for 2.7. What cannot be
-had is told by `Missing`, never passed over.
+The suite (PyPI ``autobahntestsuite``) runs under Python 2.7 only; see `needs` for how that is had.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tests.conformance.needs import Missing, python27_environment
 from tests.conformance.verdict import FULL_CASES, QUICK_CASES, Judgement, judge
 
-__all__ = ["Missing", "fuzz", "prepare"]
+__all__ = ["fuzz", "prepare"]
 
 AGENT: Final = "everywire"
-VIRTUALENV: Final = "virtualenv==20.21.1"
 SUITE: Final = "autobahntestsuite==25.10.1"
-INSTALL_TIMEOUT_S: Final = 600
 PROGRESS_S: Final = 30
 
 
-class Missing(Exception):
-    """Something that the suite needs is not here."""
-
-
 def prepare(folder: Path) -> Path:
-    """Make the suite's environment in the folder, once, and return its ``wstest``.
-
-    Raises `Missing` without Python 2.7, or when a package cannot be installed.
-    """
-    environment = folder / "python2.7"
-    wstest = environment / "bin" / "wstest"
-    stamp = environment / "installed"
-    if stamp.is_file() and stamp.read_text("utf-8") == SUITE and wstest.is_file():
-        return wstest
-    interpreter = find_interpreter(os.environ)
-    print(f"making the suite's environment ({SUITE}) …", flush=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    maker = folder / "maker"
-    _install([sys.executable, "-m", "venv", str(maker)], "venv")
-    _install([*_pip(maker), VIRTUALENV], VIRTUALENV)
-    _install([str(maker / "bin" / "python"), "-m", "virtualenv", "-q", "-p", interpreter, str(environment)],
-             f"virtualenv for {interpreter}")  # fmt: skip
-    _install([*_pip(environment), SUITE], SUITE)
+    """Make the suite's environment in the folder, once, and return its ``wstest``."""
+    wstest = python27_environment(folder, [SUITE], suite="Autobahn") / "wstest"
     if not wstest.is_file():
         raise Missing(f"{SUITE} was installed, but brought no wstest")
-    stamp.write_text(SUITE, "utf-8")
     return wstest
-
-
-def find_interpreter(environ: Mapping[str, str]) -> str:
-    """Return a Python 2.7 that runs: what EVERYWIRE_PYTHON27 says, else one on PATH."""
-    told = environ.get("EVERYWIRE_PYTHON27")
-    candidate = told or shutil.which("python2.7", path=environ.get("PATH"))
-    hint = "set EVERYWIRE_PYTHON27 to the path of a Python 2.7 interpreter"
-    if candidate is None:
-        raise Missing(f"Python 2.7, which the Autobahn suite runs under: no python2.7 on PATH; {hint}")
-    try:
-        found = subprocess.run(
-            [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Missing(f"Python 2.7: {candidate} does not run ({error}); {hint}") from None
-    version = found.stdout.strip()
-    if version != "2.7":
-        said = (version and f"is {version}") or "does not run"
-        raise Missing(f"Python 2.7: {candidate} {said}; {hint}")
-    return candidate
-
-
-def _pip(environment: Path) -> list[str]:
-    pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    return pip
-
-
-def _install(command: list[str], what: str) -> None:
-    # Python 2.7 has its own idea of where packages are: nothing of ours may reach it.
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False, env=environ
-    )
-    if done.returncode:
-        last_lines = "\n    ".join(f"{done.stdout}\n{done.stderr}".strip().splitlines()[-5:])
-        raise Missing(f"{what} could not be installed:\n    {last_lines}")
 
 
 def fuzz(

@@ -4,9 +4,9 @@
 
 Ends with 0 only if every suite ran whole and passed. What a suite needs and is not here is named,
 and the run ends non-zero. Environment: ``EVERYWIRE_PYTHON27`` is a Python 2.7 interpreter (else
-``python2.7`` on PATH), for Autobahn; ``EVERYWIRE_SUITES`` is the folder with the suites that live
-in other people's repositories. Reports stay in ``results/conformance``. Only processes started
-here are ended, each by its own handle.
+``python2.7`` on PATH), for Autobahn and SockJS; ``EVERYWIRE_SUITES`` is the folder with the suites that
+live in other people's repositories, checked out: socketio/socket.io and sockjs/sockjs-protocol.
+Reports stay in ``results/conformance``. Only processes started here are ended, each by its own handle.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # so that this runs as a script, and is imported by its own tests
 
 from tests.client.certificates import make_certificate  # noqa: E402
-from tests.conformance.autobahn import Missing, fuzz, prepare  # noqa: E402
+from tests.conformance import mocha  # noqa: E402
+from tests.conformance.autobahn import fuzz, prepare  # noqa: E402
+from tests.conformance.needs import Missing  # noqa: E402
+from tests.conformance.sockjs import run_sockjs  # noqa: E402
 from tests.conformance.verdict import Judgement  # noqa: E402
 
 __all__ = ["SUITES", "conformance_server", "explanations", "main", "table"]
@@ -62,7 +66,31 @@ def autobahn_tls(reports: Path) -> Judgement:
     return _autobahn(reports, "--tls-cert", cert, "--tls-key", key, quick=True)
 
 
+def sockjs(reports: Path) -> Judgement:
+    """Run the 68 tests of the SockJS protocol."""
+    with conformance_server() as url:
+        return run_sockjs(_port(url), ENVIRONMENTS / "sockjs", _explained("sockjs"))
+
+
+def _mocha(name: str, pings: mocha.Pings) -> Callable[[Path], Judgement]:
+    def suite(reports: Path) -> Judgement:
+        with conformance_server(*pings.flags) as url:
+            return mocha.run_text(name, _port(url), pings, ENVIRONMENTS / "mocha", _explained(name))
+
+    text = mocha.TEXTS[name]
+    suite.__doc__ = f"Run the {text.tests} tests in socketio/socket.io, {text.folder}."
+    if pings == mocha.LONG:
+        suite.__doc__ = f"Run the same but the {text.timeouts} of the ping time-out, where it hides nothing."
+    return suite
+
+
 SUITES: Final[Mapping[str, Callable[[Path], Judgement]]] = {
+    **{
+        f"{name}{ending}": _mocha(name, pings)
+        for name in mocha.TEXTS
+        for ending, pings in (("", mocha.SHORT), ("-unhidden", mocha.LONG))
+    },
+    "sockjs": sockjs,
     "autobahn": autobahn,
     "autobahn-tls": autobahn_tls,
 }
@@ -71,9 +99,19 @@ SUITES: Final[Mapping[str, Callable[[Path], Judgement]]] = {
 
 def _autobahn(reports: Path, *flags: str, quick: bool) -> Judgement:
     wstest = prepare(ENVIRONMENTS / "autobahn")
-    explained = explanations(HERE / "explained.toml").get("autobahn", {})
+    explained = _explained("autobahn")
     with conformance_server(*flags) as url:
         return fuzz(wstest, url, reports, quick=quick, timeout_s=AUTOBAHN_TIMEOUT_S, explained=explained)
+
+
+def _port(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None
+    return port
+
+
+def _explained(suite: str) -> Mapping[str, str]:
+    return explanations(HERE / "explained.toml").get(suite, {})
 
 
 def explanations(path: Path) -> Mapping[str, Mapping[str, str]]:
@@ -130,7 +168,8 @@ def table(results: Sequence[Result]) -> str:
     rows = [["suite", "cases", *verdicts, "other", "OK at close", "seconds", ""]]
     for suite, judgement, seconds in results:
         known = [judgement.behavior[verdict] for verdict in verdicts]
-        numbers = [*known, judgement.behavior.total() - sum(known), judgement.close["OK"], round(seconds)]
+        closed = judgement.close["OK"] if judgement.close else ""
+        numbers = [*known, judgement.behavior.total() - sum(known), closed, round(seconds)]
         cases = f"{judgement.cases} of {judgement.expected}"
         rows.append([suite, cases, *map(str, numbers), "passed" if judgement.passed else "FAILED"])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

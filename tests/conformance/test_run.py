@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -12,9 +13,19 @@ from typing import Any
 
 import pytest
 
-from tests.conformance import run
-from tests.conformance.autobahn import Missing, find_interpreter, fuzz
-from tests.conformance.verdict import FULL_CASES, INFORMATIONAL, QUICK_CASES, Judgement, case_order, judge
+from tests.conformance import mocha, run
+from tests.conformance.autobahn import fuzz
+from tests.conformance.needs import Missing, find_interpreter, repository
+from tests.conformance.sockjs import REPORTER, TESTS
+from tests.conformance.verdict import (
+    FULL_CASES,
+    INFORMATIONAL,
+    QUICK_CASES,
+    Judgement,
+    case_order,
+    judge,
+    judge_tests,
+)
 
 EXPECTED = 12
 
@@ -139,12 +150,12 @@ def test_a_client_that_does_not_end_is_ended_and_fails(tmp_path: Path) -> None:
 
 def test_a_missing_interpreter_is_named(tmp_path: Path) -> None:
     with pytest.raises(Missing, match=r"no python2\.7 on PATH; set EVERYWIRE_PYTHON27"):
-        find_interpreter({"PATH": str(tmp_path)})
+        find_interpreter({"PATH": str(tmp_path)}, suite="Autobahn")
     with pytest.raises(Missing, match="does not run"):
-        find_interpreter({"EVERYWIRE_PYTHON27": str(tmp_path / "none")})
+        find_interpreter({"EVERYWIRE_PYTHON27": str(tmp_path / "none")}, suite="")
     with pytest.raises(Missing, match=r"is 3\.1"):
-        find_interpreter({"EVERYWIRE_PYTHON27": str(script(tmp_path, "echo 3.11"))})
-    assert find_interpreter({"EVERYWIRE_PYTHON27": str(script(tmp_path, "echo 2.7"))})
+        find_interpreter({"EVERYWIRE_PYTHON27": str(script(tmp_path, "echo 3.11"))}, suite="")
+    assert find_interpreter({"EVERYWIRE_PYTHON27": str(script(tmp_path, "echo 2.7"))}, suite="")
 
 
 def test_a_run_with_something_missing_ends_non_zero(
@@ -222,5 +233,120 @@ def test_a_run_that_is_told_to_stop_ends_what_it_started(tmp_path: Path) -> None
 
 def test_the_explanations_can_be_read() -> None:
     found = run.explanations(Path(run.__file__).with_name("explained.toml"))
-    assert set(found) == {"autobahn"}
-    assert all(reason for reason in found["autobahn"].values())
+    assert set(found) == {"autobahn", "engineio-3", "sockjs"}
+    assert all(reason for reasons in found.values() for reason in reasons.values())
+
+
+def test_a_suite_of_tests_passes_only_whole() -> None:
+    good = {"one": "passed", "two": "passed"}
+    assert judge_tests(good, 2, {}).passed
+    assert judge_tests(good, 3, {}).failures == ["2 tests in the report, and there have to be 3"]
+    assert judge_tests({}, 2, {}).failures == ["0 tests in the report, and there have to be 2"]
+    for outcome in ("failed: why", "pending", "skipped", ""):
+        bad = {"one": "passed", "two": outcome}
+        judgement = judge_tests(bad, 2, {})
+        assert judgement.failures == [f"two: {outcome}"]
+        assert judgement.behavior == {"OK": 1, "FAILED": 1}
+        explained = judge_tests(bad, 2, {"two": "because"})
+        assert explained.passed and "because" in explained.remarks[0]
+        assert explained.behavior == {"OK": 1, "EXPLAINED": 1}
+
+
+def test_what_mocha_reports_is_read() -> None:
+    report = {
+        "stats": {"tests": 3},
+        "passes": [{"fullTitle": "a b", "err": {}}],
+        "pending": [{"fullTitle": "c", "err": {}}],
+        "failures": [{"fullTitle": "d", "err": {"message": "no"}}],
+    }
+    text = json.dumps(report, indent=2)
+    told = {"a b": "passed", "c": "pending", "d": "failed: no"}
+    assert mocha.outcomes(f"said by a test {{\n{text}") == told
+    for broken in ("", "Error: nothing", text[:-5]):
+        assert mocha.outcomes(broken) == {}
+
+
+SUITE_TEXT = 'const URL = "http://localhost:3000";\nconst PING_INTERVAL = 300;\nconst PING_TIMEOUT = 200;\n'
+
+
+def test_a_suite_gets_the_address_and_the_heartbeat_of_the_server() -> None:
+    assert mocha.adapted(SUITE_TEXT, 1234, mocha.LONG) == (
+        'const URL = "http://localhost:1234";\nconst PING_INTERVAL = 300;\nconst PING_TIMEOUT = 600000;\n'
+    )
+    for other in (SUITE_TEXT.replace("300;", "301;"), SUITE_TEXT * 2, ""):
+        with pytest.raises(Missing, match="another one than is known"):
+            mocha.adapted(other, 1234, mocha.SHORT)
+
+
+def test_a_missing_repository_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Missing, match=r"socketio/socket\.io.*EVERYWIRE_SUITES is not set"):
+        repository("socketio/socket.io", {})
+    told = {"EVERYWIRE_SUITES": str(tmp_path)}
+    with pytest.raises(Missing, match="it is not in"):
+        repository("socketio/socket.io", told)
+    (tmp_path / "socketio" / "socket.io").mkdir(parents=True)
+    assert repository("socketio/socket.io", told) == tmp_path / "socketio" / "socket.io"
+    (tmp_path / "socket.io").mkdir()
+    assert repository("socketio/socket.io", told) == tmp_path / "socket.io"
+
+
+def test_every_suite_without_its_repository_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    monkeypatch.delenv("EVERYWIRE_SUITES", raising=False)
+    names = ["engineio-4", "engineio-4-unhidden", "sockjs"]
+    assert run.main(names) == 1
+    out = capsys.readouterr().out
+    for name in names:
+        assert f"MISSING: {name}: https://github.com/" in out
+
+
+def test_all_suites_of_others_are_there_with_their_counts() -> None:
+    assert list(run.SUITES) == [
+        *("engineio-4", "engineio-4-unhidden", "engineio-3", "engineio-3-unhidden"),
+        *("socketio-5", "socketio-5-unhidden", "sockjs", "autobahn", "autobahn-tls"),
+    ]
+    assert {name: text.tests for name, text in mocha.TEXTS.items()} == {
+        "engineio-4": 25,
+        "engineio-3": 24,
+        "socketio-5": 32,
+    }
+    assert TESTS == 68
+    assert mocha.LONG.flags == ("--ping-interval", "300", "--ping-timeout", "600000")
+
+
+def test_unittest_cases_are_reported(tmp_path: Path) -> None:
+    """With Python 3, where what the reporter needs of 2.7 is put in its place."""
+    (tmp_path / "unittest2.py").write_text("from unittest import *\n", "utf-8")
+    (tmp_path / "imp.py").write_text(
+        "import types\n"
+        "def load_source(name, path):\n"
+        "    module = types.ModuleType(name)\n"
+        "    exec(open(path).read(), module.__dict__)\n"
+        "    return module\n",
+        "utf-8",
+    )
+    (tmp_path / "cases.py").write_text(
+        "import unittest\n"
+        "class Some(unittest.TestCase):\n"
+        "    def test_good(self): print('{')\n"
+        "    def test_bad(self): assert 1 == 2, 'why'\n"
+        "    def test_worse(self): raise ValueError('what')\n"
+        "    @unittest.skip('not now')\n"
+        "    def test_skipped(self): pass\n",
+        "utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(REPORTER), str(tmp_path / "cases.py")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "Some.test_good": "passed",
+        "Some.test_bad": "failed: AssertionError: why",
+        "Some.test_worse": "failed: ValueError: what",
+        "Some.test_skipped": "skipped",
+    }

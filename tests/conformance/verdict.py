@@ -1,8 +1,9 @@
-"""What an Autobahn report says: the count of cases first, then how each behaved and closed.
+"""What a report says: the count of cases first, then how each ended.
 
-The suite's fuzzing client ends with 0 whatever happened, without a server too; only its
+Autobahn's fuzzing client ends with 0 whatever happened, without a server too; only its
 ``index.json`` tells. Each case has two verdicts there, ``behavior`` and ``behaviorClose``, and a
-server may pass by one and fail by the other. Pure: reads no file and starts nothing.
+server may pass by one and fail by the other. The other suites pass or fail each of their tests.
+Pure: reads no file and starts nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["FULL_CASES", "INFORMATIONAL", "QUICK_CASES", "Judgement", "case_order", "judge"]
+__all__ = ["FULL_CASES", "INFORMATIONAL", "QUICK_CASES", "Judgement", "case_order", "judge", "judge_tests"]
 
 FULL_CASES: Final = 517
 QUICK_CASES: Final = 301
@@ -64,6 +65,29 @@ def judge(index: Mapping[str, Any], agent: str, expected: int, explained: Mappin
         judgement.behavior[verdicts["behavior"]] += 1
         judgement.close[verdicts["behaviorClose"]] += 1
         _judge_case(judgement, case, verdicts, cases[case].get("remoteCloseCode"), explained)
+    return judgement
+
+
+def judge_tests(outcomes: Mapping[str, str], expected: int, explained: Mapping[str, str]) -> Judgement:
+    """Judge a suite whose tests pass or fail.
+
+    Args:
+        outcomes: test to ``passed``, or to anything else: ``failed: …``, ``skipped``, ``pending``.
+        expected: how many tests there have to be.
+        explained: test to the reason why it may fail.
+    """
+    judgement = Judgement(cases=len(outcomes), expected=expected)
+    if len(outcomes) != expected:
+        judgement.failures.append(f"{len(outcomes)} tests in the report, and there have to be {expected}")
+    for test, outcome in outcomes.items():
+        if outcome == "passed":
+            judgement.behavior["OK"] += 1
+        elif test in explained:
+            judgement.behavior["EXPLAINED"] += 1
+            judgement.remarks.append(f"{test}: {outcome}: {explained[test]}")
+        else:
+            judgement.behavior["FAILED"] += 1
+            judgement.failures.append(f"{test}: {outcome}")
     return judgement
 
 
