@@ -230,6 +230,19 @@ class Limits:
     """Numbered pushes behind a connect reply, by which a client recognises a proxy that holds back."""
     tick_interval_s: float = 0.15
 
+    # -- Socket.IO and SockJS -----------------------------------------------------
+    max_sockjs_sessions: int = 20_000
+    """SockJS sessions over HTTP of one mount on this node, those included that wait for their client; more
+    are answered 503."""
+    max_sockjs_messages: int = 10_000
+    """Messages that a SockJS client sends at once."""
+    sockjs_response_bytes: int = 128 * 1024
+    """How much one streamed answer of SockJS carries, all of which browsers keep; then the client asks again."""
+    sockjs_heartbeat_s: float = 25.0
+    """Between two heartbeats of SockJS."""
+    sockjs_disconnect_delay_s: float = 5.0
+    """How long a SockJS session waits for its client to ask again, and tells why it ended."""
+
     # -- the application's functions ------------------------------------------------
     call_timeout_s: float = 60.0
     """For the handler of an rpc or a message to be done."""
