@@ -1,7 +1,7 @@
 """The dialects: the two forms of the session protocol, as each kind of carrier puts them.
 
-* WebSocket: replies joined by newlines (JSON) or by their lengths (Protobuf), at most 16 in a message and
-  few enough that no client's bound on messages is met;
+* WebSocket, and SockJS: replies joined by newlines (JSON) or by their lengths (Protobuf), at most 16 in a
+  message and few enough that no client's bound on messages is met;
 * http_stream, poll and raw streams: each reply and a newline, or each with its length;
 * SSE: each reply an event;
 * the one-way carriers: pushes bare, one to a message, line or event.
@@ -27,6 +27,7 @@ __all__ = [
     "LINES",
     "POLL_JSON",
     "POLL_PROTOBUF",
+    "SOCKJS_JSON",
     "SSE",
     "UNI_HTTP_STREAM",
     "UNI_SSE",
@@ -208,6 +209,7 @@ WEBSOCKET_JSON_OWN_PINGS: Final = MessagesDialect("websocket-json-own-pings", ha
 WEBSOCKET_PROTOBUF_OWN_PINGS: Final = MessagesDialect(
     "websocket-protobuf-own-pings", is_binary=True, has_own_pings=True
 )
+SOCKJS_JSON: Final = MessagesDialect("sockjs-json")
 UNI_WEBSOCKET: Final = MessagesDialect("uni_websocket-json", is_one_way=True)
 HTTP_STREAM_JSON: Final = StreamDialect("http_stream-json", is_ascii=True)
 HTTP_STREAM_PROTOBUF: Final = StreamDialect("http_stream-protobuf", after=b"", is_binary=True)
