@@ -1,0 +1,75 @@
+// npm's `socket.io-client` in Chromium: versions and modes side by side in one page.
+//
+//     node socketio_page.mjs '{"page": URL, "cases": [{"version", "mode", "base", "token", "user", "name", "jsonp"}]}'
+//
+// The page is of another origin than the servers that the cases name, so that everything goes by CORS. JSONP needs no
+// CORS, and a case with it gets a page of its own at its server. Prints what socketio_node.mjs prints, and under
+// `foreign` what JSONP gets from a page of another site; ends with 2 when the browser could not be run.
+
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+
+import { withBrowser } from "./pages.mjs";
+import { scenario } from "./socketio_scenario.mjs";
+
+const require = createRequire(import.meta.url);
+const { page: url, cases } = JSON.parse(process.argv[2]);
+
+const script = (version) => join(dirname(require.resolve(`socket.io-client-${version}/package.json`)), "dist/socket.io.js");
+
+async function open(context, address) {
+  const page = await context.newPage();
+  await page.goto(address);
+  await page.evaluate("window.versions = {}");
+  for (const version of new Set(cases.map((one) => one.version))) {
+    await page.addScriptTag({ path: script(version) });
+    await page.evaluate((number) => (window.versions[number] = window.io), version);
+  }
+  await page.evaluate(`window.scenario = ${scenario}`);
+  return page;
+}
+
+/** Runs in a page. */
+async function runAll(cases) {
+  return Promise.all(
+    cases.map(async ({ jsonp, ...one }) => {
+      const checks = [];
+      const failed = (error) => checks.push({ name: "ran to its end", ok: false, detail: String(error?.stack ?? error) });
+      const options = jsonp ? { forceJSONP: true } : {};
+      await window.scenario({ io: window.versions[one.version], options, ...one }, checks).catch(failed);
+      return checks;
+    }),
+  );
+}
+
+/** Runs in a page of another site: what becomes of a connection by JSONP? */
+function tryJsonp(base) {
+  const socket = window.versions[2](base, { transports: ["polling"], forceJSONP: true, reconnection: false, timeout: 3_000 });
+  return new Promise((resolve) => {
+    socket.on("connect", () => resolve("connected"));
+    for (const event of ["connect_error", "connect_timeout", "error"]) socket.on(event, () => resolve("refused"));
+  });
+}
+
+const results = {};
+await withBrowser(async (browser) => {
+  const context = await browser.newContext({ bypassCSP: true });
+  const shared = cases.filter((one) => !one.jsonp);
+  const own = cases.filter((one) => one.jsonp);
+  const pages = [[url, shared], ...own.map((one) => [`${one.base}/livez`, [one]])];
+  await Promise.all(
+    pages.map(async ([address, ours]) => {
+      const checks = await (await open(context, address)).evaluate(runAll, ours);
+      ours.forEach(({ name }, index) => (results[name] = checks[index]));
+    }),
+  );
+  if (own.length) {
+    const server = createServer((_, response) => response.setHeader("Content-Type", "text/html").end("<!doctype html>"));
+    await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const page = await open(context, `http://localhost:${server.address().port}/`);
+    results.foreign = await page.evaluate(tryJsonp, own[0].base);
+    server.close();
+  }
+});
+process.stdout.write(JSON.stringify(results), () => process.exit(0));
