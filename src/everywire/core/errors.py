@@ -6,6 +6,7 @@
     ├── RequestError          the peer asked for something it cannot have
     │   ├── BadRequest        … in a form that is wrong
     │   │   ├── BadChannelName
+    │   │   ├── BadPacket
     │   │   └── BadPosition
     │   ├── InvalidToken      … with a token that proves nothing (expired ones have code 109 instead)
     │   ├── Forbidden         … that its identity may not have (names the channel)
@@ -28,6 +29,7 @@ from everywire.core.codes import Code
 
 __all__ = [
     "BadChannelName",
+    "BadPacket",
     "BadPosition",
     "BadRequest",
     "BrokerBusy",
@@ -69,6 +71,10 @@ class BadRequest(RequestError):
 
 class BadChannelName(BadRequest):
     """The text is no channel name."""
+
+
+class BadPacket(BadRequest):
+    """The bytes are no packet of the protocol; the connection they came on cannot go on."""
 
 
 class BadPosition(BadRequest):
