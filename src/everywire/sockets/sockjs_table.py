@@ -1,0 +1,97 @@
+"""The SockJS sessions of one mount, found by what their clients call them and who these are.
+
+The client chooses the id of its session, so an id alone is no proof. A session is bound to what its first
+request proved: it is found by its id together with its owner, who is the user that was proved, or nobody.
+Two who choose the same id have two sessions, and neither learns of the other. Where nobody was proved, the id
+is all that protects a session, as in any other SockJS server; `sockjs-client` makes it by chance.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from everywire.access.identity import NOBODY, Identity
+from everywire.access.quotas import Quotas
+from everywire.core import codes
+from everywire.core.errors import EverywireError
+from everywire.core.limits import Limits
+from everywire.hub.hub import Hub
+from everywire.sockets.sockjs import Accept, Opening, SockJsOptions, SockJsSession
+
+__all__ = ["SockJsTable"]
+
+_SID_BYTES: Final = 16
+
+
+class SockJsTable:
+    """All sessions over HTTP of one mount; bounded by `Limits.max_sockjs_sessions` and by the quotas."""
+
+    __slots__ = (
+        "_by_mark",
+        "_by_owner",
+        "_quotas",
+        "disconnect_delay_s",
+        "heartbeat_s",
+        "hub",
+        "limits",
+        "opened",
+        "response_bytes",
+    )
+
+    def __init__(self, hub: Hub, limits: Limits, quotas: Quotas, options: SockJsOptions) -> None:
+        self.hub = hub
+        self.limits = limits
+        self._quotas = quotas
+        self.response_bytes = options.response_bytes or limits.sockjs_response_bytes
+        self.heartbeat_s = options.heartbeat_s or limits.sockjs_heartbeat_s
+        self.disconnect_delay_s = options.disconnect_delay_s or limits.sockjs_disconnect_delay_s
+        self._by_owner: dict[tuple[str, str], SockJsSession] = {}
+        self._by_mark: dict[tuple[str, bytes], SockJsSession] = {}
+        self.opened = 0
+        """How many there were."""
+
+    def __len__(self) -> int:
+        return len(self._by_owner)
+
+    def find(self, session_id: str, mark: bytes) -> SockJsSession | None:
+        """Return the session of an id whose client showed the same credential before."""
+        return self._by_mark.get((session_id, mark))
+
+    def find_owned(self, session_id: str, owner: str, mark: bytes) -> SockJsSession | None:
+        """Return the session of an id that is an owner's, who shows another credential now."""
+        session = self._by_owner.get((session_id, owner))
+        if session is not None and session.mark != mark:
+            self._by_mark.pop((session_id, session.mark), None)
+            session.mark = mark
+            self._by_mark[session_id, mark] = session
+        return session
+
+    def open(self, opening: Opening, accept: Accept) -> SockJsSession:
+        """Make a session that was not there.
+
+        Raises `LimitExceeded` when its address or user has no place left, and an error with code 124 when
+        there are too many sessions.
+        """
+        if len(self._by_owner) >= self.limits.max_sockjs_sessions:
+            raise EverywireError("there are too many sessions; come back later", code=codes.BUSY)
+        identity = opening.identity if isinstance(opening.identity, Identity) else NOBODY
+        admission = self._quotas.admit(identity, opening.request.peer)
+        sid = secrets.token_urlsafe(_SID_BYTES)
+        session = SockJsSession(self, sid, opening, accept, admission)
+        self._by_owner[opening.session_id, opening.owner] = session
+        self._by_mark[opening.session_id, opening.mark] = session
+        self.opened += 1
+        return session
+
+    def forget(self, session: SockJsSession) -> None:
+        """Find a session no longer."""
+        opening = session.opening
+        self._by_owner.pop((opening.session_id, opening.owner), None)
+        self._by_mark.pop((opening.session_id, session.mark), None)
+
+    def close(self) -> None:
+        """End all sessions."""
+        for session in list(self._by_owner.values()):
+            session.close(codes.SHUTDOWN)
+            self.forget(session)
