@@ -33,6 +33,7 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#@\s:\[\]]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 _LOOPBACK: Final = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]|\[0:0:0:0:0:0:0:1\]")
 _MAX_REMEMBERED_HOSTS: Final = 1024
+_MAX_ORIGIN_CHARACTERS: Final = 300
 _MAX_TOLD_CHARACTERS: Final = 100
 
 _EXPOSED: Final = (
@@ -105,11 +106,12 @@ class Gate:
         self._checks_hosts = loopback_only or bool(hosts)
         self._good_hosts: set[str] = set()
 
-    def admit(self, request: Request, *, is_page: bool = False) -> Refusal | Cors:
+    def admit(self, request: Request, *, is_page: bool = False, is_frame: bool = False) -> Refusal | Cors:
         """Return why the request may not pass, or the CORS headers of its answer.
 
-        ``is_page`` says that a document is asked for, which a person may follow a link to. Equal
-        answers are the same object, so that they are compared quickly.
+        ``is_page`` says that a document is asked for, which a person may follow a link to; ``is_frame`` that
+        pages of listed origins may have it in a frame, where `frame_ancestors` goes with it: a browser does
+        not say who asks for a frame. Equal answers are the same object, so that they are compared quickly.
         """
         headers = request.headers
         if self._checks_hosts and request.host not in self._good_hosts and not self._knows(request.host):
@@ -121,8 +123,10 @@ class Gate:
             return self._admit_origin(request, headers[b"origin"].decode("latin-1"))
         if b"sec-fetch-site" in headers and headers[b"sec-fetch-site"] == b"cross-site":
             how = headers.get(b"sec-fetch-mode"), headers.get(b"sec-fetch-dest")
-            is_navigation = how == (b"navigate", b"document")
-            if not (is_page and is_navigation and request.method in ("GET", "HEAD")):
+            is_navigation = is_page and how == (b"navigate", b"document")
+            if is_frame and (self._origins or self._any_origin):
+                is_navigation = is_navigation or how == (b"navigate", b"iframe")
+            if not (is_navigation and request.method in ("GET", "HEAD")):
                 return Refusal(
                     codes.FOREIGN_ORIGIN,
                     "a page of another site sent this without its Origin; send it with CORS, "
@@ -130,12 +134,34 @@ class Gate:
                 )
         return ()
 
+    @property
+    def frame_ancestors(self) -> str:
+        """The pages that may have a page of ours in a frame, for ``Content-Security-Policy``: this origin's
+        own and those of listed origins."""
+        pages = ["*"] if self._any_origin else ["'self'", *sorted(self._origins)]
+        return f"frame-ancestors {' '.join(pages)}"
+
     def preflight(self, request: Request) -> Cors:
         """Return the headers of the answer to a preflight OPTIONS request that was admitted."""
         admitted = self.admit(request)
         if isinstance(admitted, Refusal) or not admitted:
             return ()
         return (*admitted, *_PREFLIGHT)
+
+    def takes_cookies(self, request: Request) -> bool:
+        """Say whether the cookies of an admitted request count.
+
+        Not from pages of foreign origins, unless these are named and `allow_credentials` is set. CORS would
+        keep such pages from reading an answer, but browsers send cookies with every WebSocket handshake and
+        every form, and there it has no say.
+        """
+        origin = request.header(b"origin")
+        if origin is None:
+            return True
+        normal = _normal(origin)
+        if normal is not None and normal == _own_origin(request):
+            return True
+        return self._allow_credentials and normal in self._origins
 
     def refuse_cookie(self, request: Request) -> Refusal | None:
         """Return why a request whose only credential is a cookie may not change anything, or None.
@@ -146,7 +172,7 @@ class Gate:
         if request.method in ("GET", "HEAD", "OPTIONS"):
             return None
         origin = request.header(b"origin")
-        if origin is not None and normalize_origin(origin) in self._origins:
+        if origin is not None and _normal(origin) in self._origins:
             return None
         essence = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
         if re.fullmatch(r"application/(?:[^/\s]+\+)?json", essence):
@@ -158,11 +184,11 @@ class Gate:
         )
 
     def _admit_origin(self, request: Request, origin: str) -> Refusal | Cors:
-        normal = normalize_origin(origin)
+        normal = _normal(origin)
         if normal is not None:
             if normal in self._origins:
                 return _cors(origin, self._allow_credentials)
-            if normal == normalize_origin(f"{request.scheme}://{request.host}"):
+            if normal == _own_origin(request):
                 return ()
         if self._any_origin:
             return _cors("*", False)
@@ -181,6 +207,16 @@ class Gate:
         if is_known and len(self._good_hosts) < _MAX_REMEMBERED_HOSTS:
             self._good_hosts.add(host)
         return is_known
+
+
+def _own_origin(request: Request) -> str | None:
+    return _normal(f"{request.scheme}://{request.host}")
+
+
+def _normal(origin: str) -> str | None:
+    """Return `normalize_origin` of what a peer sent, which is not remembered if it is longer than any origin:
+    a scheme, a name of 255 characters, and a port."""
+    return normalize_origin(origin) if len(origin) <= _MAX_ORIGIN_CHARACTERS else None
 
 
 @lru_cache(maxsize=1024)
