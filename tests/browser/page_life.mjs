@@ -91,7 +91,8 @@ await withBrowser(async (browser) => {
   const context = await fresh();
   const away = await open(context, { transports: ["long-poll"], minReconnectMs: 60_000, maxReconnectMs: 60_000 });
   await context.setOffline(true);
-  await away.page.waitForFunction(() => window.everywire.wire.state === "connecting", null, { timeout: 20_000 });
+  // A poll that is held may be seen to its end before the page finds out.
+  await away.page.waitForFunction(() => window.everywire.wire.state === "connecting", null, { timeout: 40_000 });
   await publish("while away");
   await context.setOffline(false);
   result.offline = { afterMs: await seen(away, "while away"), ...(await state(away)) };
