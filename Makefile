@@ -29,9 +29,10 @@ lint: setup-test
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy --strict
 
-# pytest comes last, so that the last line printed is its count of tests.
+# pytest comes last, so that the last line printed is its count of tests. Most tests wait for something most of
+# the time; those that keep a core busy (browsers, the lab) are a group of their own, one after the other.
 test: lint
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadgroup
 
 conformance: setup-test
 	$(PYTHON) tests/conformance/run.py

@@ -168,7 +168,8 @@ async def _own(host: str, wire: Everywire, certificate: tuple[str, str]) -> Asyn
         finally:
             await server.close()
         log.seek(0)
-        complaints = log.read().decode()
+        # How long this process was kept from running says how busy the machine is.
+        complaints = [line for line in log.read().decode().splitlines() if '"loop_blocked"' not in line]
         assert not complaints, complaints
 
 

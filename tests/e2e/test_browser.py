@@ -12,6 +12,8 @@ import pytest
 from tests.cli.commands import DEADLINE_S, running
 from tests.e2e.conftest import BROWSER, lacking, run, run_node
 
+pytestmark = pytest.mark.xdist_group("busy")
+
 PUBLICATIONS = 300
 
 

@@ -12,6 +12,8 @@ import pytest
 from tests.e2e.conftest import BROWSER, lacking, run_node
 from tests.e2e.interop import SECRET, interop
 
+pytestmark = pytest.mark.xdist_group("busy")
+
 CASES: Final = [
     ("websocket", "json"),
     ("websocket", "protobuf"),

@@ -25,6 +25,8 @@ from tests.e2e.cutting import Cable, through
 from tests.serving import Site, serving, until
 from tests.transports.known import bearer, knowing
 
+pytestmark = pytest.mark.xdist_group("busy")
+
 CHANNELS: Final = ("busy", "seldom", "quiet")
 LAST: Final = 120
 CUTS: Final = 12

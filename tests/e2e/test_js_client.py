@@ -14,6 +14,8 @@ from tests.e2e.conftest import BROWSER, run_node
 from tests.e2e.hostile_proxy import HELD_BYTES, Faults, proxying
 from tests.e2e.test_browser import chromium
 
+pytestmark = pytest.mark.xdist_group("busy")
+
 SCRIPTS: Final = Path(__file__).parents[1] / "clients_js"
 CUT_S: Final = 3.0
 SECONDS_MS: Final = 9_000

@@ -18,6 +18,8 @@ from everywire.lab.report import failures, judge, markdown, outcome_rows
 from everywire.lab.run import Cores, run_once
 from everywire.lab.servers import running
 
+pytestmark = pytest.mark.xdist_group("busy")
+
 ANYWHERE = Cores(server=None, generator=None)
 MINE, PEER = Cell("s", "ours", "rate"), Cell("s", "peer", "rate")
 
