@@ -224,3 +224,11 @@ def test_one_spelling() -> None:
     assert normalize_origin("http://a:080") == "http://a:80"
     assert normalize_origin("http://a/") is None
     assert normalize_origin("null") is None
+
+
+def test_what_is_longer_than_any_origin_is_not_kept() -> None:
+    """A thousand of them, each as long as a head may be, took 32 MiB."""
+    before = normalize_origin.cache_info().currsize
+    for number in range(10):
+        assert verdict(OPEN, request(f"http://{'a' * 4000}{number}.test")) == "refused"
+    assert normalize_origin.cache_info().currsize <= before + 1  # the server's own

@@ -101,10 +101,10 @@ def _find(request: AuthRequest, cookie_name: str) -> Credential:
 
 
 def brings_only_cookies(request: AuthRequest) -> bool:
-    """Whether cookies are the only thing in a request that may be a credential."""
+    """Whether cookies are the only thing in a request that may be a credential. What stands in the URL does
+    not count: any page can put something there, and an application that judges by cookies does not look."""
     return bool(request.cookies) and not (
-        request.token
-        or "ticket" in request.query
+        (request.token and not request.is_token_in_query)
         or "authorization" in request.headers
         or "x-api-key" in request.headers
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from everywire.access.identity import AuthRequest
+from everywire.codecs.centrifuge.messages import Command
 from everywire.core.errors import BadRequest
 from everywire.sessions.dialect import Dialect
 from everywire.transports.exchange import Exchange
@@ -37,7 +38,7 @@ class Asked(NamedTuple):
         site can POST with its visitors' cookies.
         """
         request = self.exchange.request
-        auth = auth_request(request, self.transport)
+        auth = auth_request(request, self.transport, self.cors)
         if auth.cookies and self.service.gate.refuse_cookie(request) is not None:
             essence = auth.headers.get("content-type", "").partition(";")[0].strip().lower()
             if _MAY_CHANGE.fullmatch(essence) is None:
@@ -57,6 +58,10 @@ def marked(auth: AuthRequest, dialect: Dialect, data: bytes) -> AuthRequest:
 
     If they bring a token, it is marked as one that came in the URL. The parameter itself is left out: it
     differs from request to request.
+
+    Raises `BadRequest` for commands that change something. Any page can have its visitors' browsers get a
+    URL, cookies and all (an image is enough), and a browser without Fetch Metadata, or over plain HTTP, tells
+    nobody which page it was.
     """
     query = {name: value for name, value in auth.query.items() if name != CONNECT}
     auth = replace(auth, query=query)
@@ -64,6 +69,12 @@ def marked(auth: AuthRequest, dialect: Dialect, data: bytes) -> AuthRequest:
         commands = dialect.commands(data, 1 + data.count(b"\n"))
     except BadRequest:
         return auth  # the session says so
+    if any(_changes(command) for command in commands):
+        raise BadRequest(f"{CONNECT} changes nothing: send publish, rpc and send by POST, or to /emulation")
     if any(command.connect is not None and command.connect.token for command in commands):
         return replace(auth, token="", is_token_in_query=True)
     return auth
+
+
+def _changes(command: Command) -> bool:
+    return any(one is not None for one in (command.publish, command.rpc, command.send))

@@ -25,7 +25,7 @@ from everywire.core import codes
 from everywire.core.codes import Code
 from everywire.transports.exchange import Request
 
-__all__ = ["Cors", "Gate", "Refusal", "normalize_origin"]
+__all__ = ["Cors", "Gate", "Refusal", "normalize_origin", "takes_cookies"]
 
 Cors: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -36,6 +36,7 @@ _MAX_REMEMBERED_HOSTS: Final = 1024
 _MAX_ORIGIN_CHARACTERS: Final = 300
 _MAX_TOLD_CHARACTERS: Final = 100
 
+_ALLOW_CREDENTIALS: Final = (b"access-control-allow-credentials", b"true")
 _EXPOSED: Final = (
     b"access-control-expose-headers",
     b"ETag, Retry-After, Location, Everywire-Position, Everywire-Epoch, Everywire-Offset",
@@ -148,21 +149,6 @@ class Gate:
             return ()
         return (*admitted, *_PREFLIGHT)
 
-    def takes_cookies(self, request: Request) -> bool:
-        """Say whether the cookies of an admitted request count.
-
-        Not from pages of foreign origins, unless these are named and `allow_credentials` is set. CORS would
-        keep such pages from reading an answer, but browsers send cookies with every WebSocket handshake and
-        every form, and there it has no say.
-        """
-        origin = request.header(b"origin")
-        if origin is None:
-            return True
-        normal = _normal(origin)
-        if normal is not None and normal == _own_origin(request):
-            return True
-        return self._allow_credentials and normal in self._origins
-
     def refuse_cookie(self, request: Request) -> Refusal | None:
         """Return why a request whose only credential is a cookie may not change anything, or None.
 
@@ -188,7 +174,7 @@ class Gate:
         if normal is not None:
             if normal in self._origins:
                 return _cors(origin, self._allow_credentials)
-            if normal == _own_origin(request):
+            if normal == _normal(f"{request.scheme}://{request.host}"):
                 return ()
         if self._any_origin:
             return _cors("*", False)
@@ -209,10 +195,6 @@ class Gate:
         return is_known
 
 
-def _own_origin(request: Request) -> str | None:
-    return _normal(f"{request.scheme}://{request.host}")
-
-
 def _normal(origin: str) -> str | None:
     """Return `normalize_origin` of what a peer sent, which is not remembered if it is longer than any origin:
     a scheme, a name of 255 characters, and a port."""
@@ -230,11 +212,21 @@ def normalize_origin(origin: str) -> str | None:
     return f"{scheme}://{host.rstrip('.')}:{int(port)}" if port else None
 
 
+def takes_cookies(cors: Cors) -> bool:
+    """Say whether the cookies of a request count, by what `Gate.admit` said of it.
+
+    Not from pages of foreign origins, unless these are named and may send credentials. CORS keeps such pages
+    from reading an answer, but browsers send cookies with every WebSocket handshake and every form, and
+    there it has no say.
+    """
+    return not cors or _ALLOW_CREDENTIALS in cors
+
+
 @lru_cache(maxsize=1024)
 def _cors(origin: str, with_credentials: bool) -> Cors:
     allow = (b"access-control-allow-origin", origin.encode("latin-1"))
     if with_credentials:
-        return (allow, (b"access-control-allow-credentials", b"true"), _EXPOSED)
+        return (allow, _ALLOW_CREDENTIALS, _EXPOSED)
     return (allow, _EXPOSED)
 
 

@@ -222,7 +222,7 @@ class Plain:
         else:
             if not in_query:
                 judging.learn = partial(self._remember, exchange.request, asker)
-            judging.authenticate(auth_request(exchange.request, transport))
+            judging.authenticate(auth_request(exchange.request, transport, asker.cors))
 
     def _remember(self, request: Request, asker: Asker, identity: Identity) -> None:
         """Keep whom the header fields prove, where it is they alone that prove it.

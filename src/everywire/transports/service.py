@@ -19,7 +19,7 @@ from everywire.core.errors import EverywireError, TooManyRequests
 from everywire.hub.recovery import Start
 from everywire.sessions.shared import Shared
 from everywire.transports.exchange import Exchange, Headers, Request
-from everywire.transports.gate import Cors, Gate
+from everywire.transports.gate import Cors, Gate, takes_cookies
 from everywire.transports.target import ReadQuery
 
 __all__ = [
@@ -111,13 +111,16 @@ class WholeAnswer:
         """Let the answer, which is on its way, be given."""
 
 
-def auth_request(request: Request, transport: str) -> AuthRequest:
+def auth_request(request: Request, transport: str, cors: Cors = ()) -> AuthRequest:
     """Return what a request brings to be known by: header fields, cookies, query, address and origin.
 
     The token is that of ``Authorization: Bearer``, else the query's ``token`` or ``ticket``, which is
-    marked as of the query. Nothing is judged here, and what is malformed is left out.
+    marked as of the query. Nothing is judged here, and what is malformed is left out; so are cookies where
+    they do not count by what the gate said (``cors``).
     """
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers.items()}
+    if not takes_cookies(cors):
+        headers.pop("cookie", None)
     query = _query(request.query)
     scheme, _, token = headers.get("authorization", "").partition(" ")
     token = token.strip() if scheme.lower() == "bearer" else ""

@@ -47,7 +47,7 @@ def serve_ticket(service: Service, exchange: Exchange) -> None:
         # A credential in a URL is what tickets are there to avoid.
         refuse(exchange, BadRequest("show your credential in a header or a cookie"), admitted)
     else:
-        asked = auth_request(request, _NAME)
+        asked = auth_request(request, _NAME, admitted)
         give = partial(_give, service, exchange, admitted, asked.origin)
         Judging(service, exchange, admitted, _NAME, None, (), give).authenticate(asked)
 
