@@ -231,6 +231,18 @@ class Limits:
     tick_interval_s: float = 0.15
 
     # -- Socket.IO and SockJS -----------------------------------------------------
+    max_socket_namespaces: int = 32
+    """Namespaces of one Socket.IO connection; more are refused."""
+    max_socket_refusals: int = 32
+    """Refused connects of one connection one after the other, to whatever namespaces; then it is closed."""
+    max_socket_rooms: int = 64
+    """Rooms of one Socket.IO client in one namespace, besides its own."""
+    max_socket_attachments: int = 10
+    """Binary attachments of one packet of a Socket.IO client."""
+    max_socket_acks: int = 256
+    """Events of the server that one Socket.IO client has not acknowledged yet; no more are sent to it."""
+    socket_ack_timeout_s: float = 60.0
+    """For a Socket.IO client to acknowledge an event of the server, where nobody says how long."""
     max_sockjs_sessions: int = 20_000
     """SockJS sessions over HTTP of one mount on this node, those included that wait for their client; more
     are answered 503."""
