@@ -42,7 +42,7 @@ def _escape(match: re.Match[str]) -> str:
 def decode_jsonp_form(body: bytes) -> bytes:
     """Return the payload of a form (``application/x-www-form-urlencoded``); nothing when it has none.
 
-    A newline comes as ``\\n``, and what was ``\\n`` in the payload as ``\\\\n``: browsers change bare newlines.
+    A newline comes as ``\\n``, and what was ``\\n`` in the payload as ``\\\\n``: browsers change bare ones.
     The payload is not checked to be UTF-8 here.
     """
     for field in body.split(b"&", _MAX_FORM_FIELDS)[:_MAX_FORM_FIELDS]:

@@ -83,13 +83,12 @@ class Decoder:
         if len(data) > self._max_bytes:
             raise BadPacket(f"A packet is at most {self._max_bytes} bytes.")
         packet, count = _decode_text(data, self._max_attachments)
-        if packet.type not in _COMPLETED:
-            check_packet(packet)
-            return packet
-        packet = packet._replace(type=_COMPLETED[packet.type])
-        slots = _find_slots(packet.data, count)
+        is_whole = packet.type not in _COMPLETED
+        if not is_whole:
+            packet = packet._replace(type=_COMPLETED[packet.type])
+        check_packet(packet)  # a placeholder can be no event's name, so it need not be complete for it
+        slots = [] if is_whole else _find_slots(packet.data, count)
         if not slots:
-            check_packet(packet)
             return packet
         self._pending, self._slots, self._bytes_left = packet, slots, self._max_bytes - len(data)
         return None
@@ -112,7 +111,6 @@ class Decoder:
         for container, key, number in self._slots:
             container[key] = self._attachments[number]
         self._forget()
-        check_packet(packet)
         return packet
 
     def _forget(self) -> None:
@@ -200,10 +198,8 @@ def _without_half(escape: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if escape[1] else escape[0]
 
 
-def _find_slots(data: Any, count: int) -> list[_Slot]:
+def _find_slots(data: list[Any], count: int) -> list[_Slot]:
     """Find the placeholders in a packet's data; raise `BadPacket` unless they name each attachment once."""
-    if type(data) is not list:
-        raise BadPacket("The data of a packet with attachments is a list.")
     slots: list[_Slot] = []
     found: set[int] = set()
     stack: list[Any] = [data]

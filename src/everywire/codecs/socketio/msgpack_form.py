@@ -1,9 +1,9 @@
 """Packets of Socket.IO as MessagePack: the form of npm ``socket.io-msgpack-parser``. No I/O.
 
-Each packet is one binary message: a map of ``type`` (0 to 4), ``nsp``, ``data`` and ``id``. Bytes stand in the
-data as they are, so there are no attachments. What the JavaScript library writes for ``undefined`` is read as
-nothing, what it writes for a date as a datetime; dates go out as ISO texts, as in JSON, for it cannot read
-MessagePack's own. Integers beyond 64 bits go out as floats, which all numbers of JavaScript are.
+Each packet is one binary message: a map of ``type`` (0 to 4), ``nsp``, ``data`` and ``id``. Bytes stand in
+the data as they are, so there are no attachments. What the JavaScript library writes for ``undefined`` is
+read as nothing, what it writes for a date as a datetime; dates go out as ISO texts, as in JSON, for it cannot
+read MessagePack's own. Integers beyond 64 bits go out as floats, which all numbers of JavaScript are.
 
 Refused: what `decoder.check_packet` refuses, maps with keys that are no text, extensions of other kinds.
 """
@@ -95,15 +95,19 @@ def decode(data: bytes) -> SocketPacket:
     return packet
 
 
-def _extension(code: int, data: memoryview) -> datetime | None:
-    if code == _LIBRARYS_OWN and len(data) == 1:
-        return None  # undefined
-    if code == _LIBRARYS_OWN and len(data) == 8:
+def _extension(code: int, data: memoryview) -> datetime | bytes | None:
+    """Read what the JavaScript library has its one extension for: ``undefined`` (a zero), a date (eight
+    bytes), and in Node ArrayBuffers; one of eight bytes cannot be told from a date."""
+    if code != _LIBRARYS_OWN:
+        raise BadPacket("No such extension of MessagePack.")
+    if data == b"\0":
+        return None
+    if len(data) == 8:
         try:
             return _EPOCH + timedelta(milliseconds=int.from_bytes(data, "big", signed=True))
         except OverflowError:
-            raise ValueError("A date is out of range.") from None
-    raise ValueError("No such extension.")
+            pass  # no date that anybody could mean
+    return bytes(data)
 
 
 def _check_keys(data: Any) -> None:
