@@ -100,7 +100,7 @@ def _extension(code: int, data: memoryview) -> datetime | bytes | None:
     bytes), and in Node ArrayBuffers; one of eight bytes cannot be told from a date."""
     if code != _LIBRARYS_OWN:
         raise BadPacket("No such extension of MessagePack.")
-    if data == b"\0":
+    if bytes(data) == b"\0":
         return None
     if len(data) == 8:
         try:
