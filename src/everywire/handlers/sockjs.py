@@ -28,7 +28,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from everywire.access.identity import AuthRequest, Identity
 from everywire.core import codes
 from everywire.core.codes import Code
-from everywire.core.errors import EverywireError, SettingsError
+from everywire.core.errors import BadRequest, EverywireError, SettingsError
 from everywire.core.limits import Limits
 from everywire.core.wheel import Slot
 from everywire.handlers.functions import Function, Threads
@@ -170,8 +170,8 @@ class SockJsConnection:
         """Send a message. It is on its way, or waits, when this returns; awaited it waits for room, so that
         nobody sends faster than a client takes it. Otherwise the connection ends (3008) when 512 KiB wait.
 
-        Bytes must be UTF-8, except over ``/websocket``, where they are a binary message. Raises
-        `ConnectionOver`.
+        Bytes must be UTF-8 (else `BadRequest`), except over ``/websocket``, where they are a binary message.
+        Raises `ConnectionOver`.
         """
         speaker = self._speaker
         if isinstance(message, str):
@@ -343,6 +343,11 @@ class _Speaker:
         """Send a message."""
         if self.is_over:
             raise ConnectionOver
+        if packet[0] and not self.link.carries_bytes:
+            try:
+                packet[1].decode()
+            except UnicodeDecodeError:
+                raise BadRequest("SockJS carries text: these bytes are no UTF-8") from None
         self.link.post((packet,))
 
     async def has_room(self) -> None:

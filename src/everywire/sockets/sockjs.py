@@ -47,6 +47,7 @@ __all__ = [
     "SockJsOptions",
     "SockJsSession",
     "close_frame",
+    "without_secrets",
 ]
 
 _ANOTHER: Final = encode_close(2010, "Another connection still open")
@@ -79,6 +80,9 @@ class SockJsOptions:
     """How long a session waits for its client."""
     has_websocket: bool = True
     """Whether there is WebSocket, for those who may have it."""
+    has_jsonp: bool = True
+    """Whether there is JSONP, for browsers that can reach other origins by nothing else. Any page can read
+    its answers, so no cookie counts there unless the browser says that the page is ours."""
     needs_cookie: bool = False
     """Whether a cookie ``JSESSIONID`` is set, for the sake of a load balancer that goes by it."""
     client_url: str = "https://cdn.jsdelivr.net/npm/sockjs-client@1.6.1/dist/sockjs.min.js"
@@ -112,6 +116,10 @@ class SockJsLink(Link, Protocol):
     @property
     def identity(self) -> Identity | EverywireError:
         """See `Opening.identity`."""
+
+    @property
+    def carries_bytes(self) -> bool:
+        """Whether it knows binary messages, as only ``/websocket`` does."""
 
     def settle(self) -> None:
         """Give back the place that is taken for a client who is not known yet: whoever speaks takes a
@@ -153,6 +161,13 @@ def close_frame(code: Code | None, reason: str) -> bytes:
     return encode_close(code.number, reason or code.sentence)
 
 
+def without_secrets(request: AuthRequest) -> AuthRequest:
+    """Return what may be kept for as long as a session lasts."""
+    return AuthRequest(
+        transport=request.transport, peer=request.peer, origin=request.origin, method=request.method
+    )
+
+
 class Home(Protocol):
     """What a session asks of the table that it is in."""
 
@@ -192,8 +207,8 @@ class SockJsSession:
         "_upper",
         "identity",
         "is_stalled",
+        "key",
         "mark",
-        "opening",
         "queued_bytes",
         "request",
         "sid",
@@ -201,6 +216,7 @@ class SockJsSession:
     )
 
     protocol = 0
+    carries_bytes = False
     framing = ELEMENTS
 
     def __init__(self, home: Home, sid: str, opening: Opening, accept: Accept, admission: Admission) -> None:
@@ -208,7 +224,7 @@ class SockJsSession:
         self._accept = accept
         self._admission = admission
         self.sid = sid
-        self.opening = opening
+        self.key = (opening.session_id, opening.owner)
         self.mark = opening.mark
         self.identity = opening.identity
         self.request = opening.request
@@ -412,8 +428,9 @@ class SockJsSession:
     # -- its end ------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Give back the place of a client who is not known yet."""
+        """Give back the place of a client who is not known yet, and keep nothing of what it has shown."""
         self._admission.release()
+        self.request = without_secrets(self.request)
 
     def close(self, code: Code | None = None, reason: str = "") -> None:
         """Tell whoever asks why it ended; what was posted before is told first."""

@@ -79,16 +79,15 @@ class SockJsTable:
         admission = self._quotas.admit(identity, opening.request.peer)
         sid = secrets.token_urlsafe(_SID_BYTES)
         session = SockJsSession(self, sid, opening, accept, admission)
-        self._by_owner[opening.session_id, opening.owner] = session
+        self._by_owner[session.key] = session
         self._by_mark[opening.session_id, opening.mark] = session
         self.opened += 1
         return session
 
     def forget(self, session: SockJsSession) -> None:
         """Find a session no longer."""
-        opening = session.opening
-        self._by_owner.pop((opening.session_id, opening.owner), None)
-        self._by_mark.pop((opening.session_id, session.mark), None)
+        self._by_owner.pop(session.key, None)
+        self._by_mark.pop((session.key[0], session.mark), None)
 
     def close(self) -> None:
         """End all sessions."""

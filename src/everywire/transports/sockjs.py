@@ -182,6 +182,9 @@ class SockJs:
         methods = f"OPTIONS, {route.method}"
         if route.is_socket and not self.options.has_websocket:
             raise RequestError("there is no WebSocket here", code=codes.UNKNOWN_CHANNEL)
+        if name.startswith("jsonp") and not self.options.has_jsonp:
+            raise RequestError("there is no JSONP here", code=codes.UNKNOWN_CHANNEL)
+        request.path = f"{self.prefix}/-/-/{name}"  # the id is as good as a secret: the log has this one
         if request.method == "OPTIONS":
             permit(exchange, cors, methods)
             return
@@ -216,7 +219,7 @@ class SockJs:
         )
         session = self.table.find(asked.session_id, shown.mark)
         if session is not None:
-            done(session, session.opening)
+            done(session, opening(owner=session.key[1], identity=session.identity))
         elif shown.is_ticket and not self._wants_identity:
             # It will be used up by whoever speaks over the link.
             done(None, opening(owner=f"ticket {shown.mark.hex()}", identity=NOBODY))

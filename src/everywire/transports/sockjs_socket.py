@@ -23,7 +23,7 @@ from everywire.core.wheel import Slot
 from everywire.hub.interfaces import Framing
 from everywire.sessions.pushes import framed_bytes
 from everywire.sockets.link import FORCED, PARSE_ERROR, TRANSPORT_CLOSE, Packets, Upper
-from everywire.sockets.sockjs import ELEMENTS, Accept, close_frame
+from everywire.sockets.sockjs import ELEMENTS, Accept, close_frame, without_secrets
 from everywire.sockets.sockjs_table import SockJsTable
 from everywire.transports.exchange import MessageChannel
 
@@ -77,6 +77,7 @@ class RawSocket:
     )
 
     protocol = 0
+    carries_bytes = True
     transport = "websocket"
     name = "sockjs-raw-websocket"
     """What log and metrics call it."""
@@ -160,12 +161,14 @@ class RawSocket:
         self.channel.write(framed)
 
     def post(self, packets: Packets) -> None:
-        """Write messages."""
-        self.write(self.framing.frame(packets))
+        """Write messages; in text, half a surrogate pair becomes a question mark, as WebSocket wants it."""
+        whole = [(binary, data if binary else _whole(data)) for binary, data in packets]
+        self.write(self.framing.frame(whole))
 
     def settle(self) -> None:
-        """Give back the place of a client who is not known yet."""
+        """Give back the place of a client who is not known yet, and keep nothing of what it has shown."""
         self._admission.release()
+        self.request = without_secrets(self.request)
 
     def note(self, messages_out: int, code: Code | None = None) -> None:
         """Note for the log line how many publications went out, and why it ended."""
@@ -243,6 +246,7 @@ class FramedSocket(RawSocket):
 
     __slots__ = ()
 
+    carries_bytes = False
     name = "sockjs-websocket"
 
     def _framing_of(self, channel: MessageChannel) -> Framing:
@@ -254,6 +258,10 @@ class FramedSocket(RawSocket):
 
     def _opened(self) -> None:
         self._tell(OPEN)
+
+    def post(self, packets: Packets) -> None:
+        """Write messages."""
+        self.write(self.framing.frame(packets))
 
     def _beat(self) -> None:
         if not self.is_stalled:
@@ -281,6 +289,14 @@ class FramedSocket(RawSocket):
         for message in messages:
             if self._upper is not None:
                 self._upper.message(message, False)
+
+
+def _whole(text: bytes) -> bytes:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return text.decode("utf-8", "surrogatepass").encode("utf-8", "replace")
+    return text
 
 
 def _shortened(reason: str) -> str:

@@ -77,11 +77,10 @@ class Shown(NamedTuple):
             credential = find_credential(auth, authority.cookie_name, authority.limits.max_token_bytes)
         except EverywireError as error:
             return cls(digest_of(auth), False, error)
-        if credential.kind == "ticket":
-            return cls(credential.digest(), True)
-        if authority.hooks.authenticate is not None:
-            return cls(digest_of(auth), False)
-        return cls(credential.digest() if credential.kind else b"", False)
+        if credential.kind:
+            return cls(credential.digest(), credential.kind == "ticket")
+        # Without a hook nothing else can prove anything; with one, anything may.
+        return cls(b"" if authority.hooks.authenticate is None else digest_of(auth), False)
 
 
 def owner_of(identity: Identity | EverywireError, mark: bytes) -> str:
