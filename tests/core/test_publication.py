@@ -11,6 +11,7 @@ def test_a_publication_costs_all_that_it_carries() -> None:
     tags = {f"{number:02}": "v" * 254 for number in range(16)}
     assert Publication(1, b"", 0, tags=tags).cost_bytes >= bare + 16 * 256
     assert Publication(1, b"", 0, info=bytes(500)).cost_bytes >= bare + 500
+    assert Publication(1, b"", 0, f"text/{'x' * 250}").cost_bytes >= bare + 255
 
 
 def test_publications_are_equal_by_what_they_carry() -> None:

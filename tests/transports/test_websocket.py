@@ -180,6 +180,7 @@ BAD_ENVELOPES: list[tuple[Any, str]] = [
     ({"id": 7, "data_base64": 1}, "base64"),
     ({"id": 7, "data_base64": "AA==", "content_type": "x"}, "content_type"),
     ({"id": 7, "data_base64": "AA==", "content_type": "a/b\r\nx: y"}, "content_type"),
+    ({"id": 7, "data_base64": "AA==", "content_type": "a/" + "b" * 254}, "content type"),
     ({"id": 7, "data": 1, "channel": "other"}, "channel"),
     ({"id": 7, "data": 1, "channel": ["a"]}, "channel"),
     ({"id": True, "data": 1}, "id"),

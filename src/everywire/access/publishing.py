@@ -29,9 +29,11 @@ from everywire.core.limits import Limits
 from everywire.core.publication import JSON, Draft
 from everywire.hub.hub import Hub
 
-__all__ = ["Publishing", "make_draft"]
+__all__ = ["MAX_TYPE_CHARACTERS", "Publishing", "make_draft"]
 
 Done = Callable[[Appended | EverywireError], None]
+
+MAX_TYPE_CHARACTERS: Final = 255
 
 _log: Final = logging.getLogger("everywire.access")
 
@@ -49,6 +51,8 @@ def make_draft(
     """Check data and make a draft of it; raise `BadRequest` or `TooLarge`."""
     if len(data) > limits.max_body_bytes:
         raise TooLarge(f"a publication is at most {limits.max_body_bytes} bytes")
+    if len(content_type) > MAX_TYPE_CHARACTERS:
+        raise BadRequest(f"a content type has at most {MAX_TYPE_CHARACTERS} characters")
     if content_type == JSON:
         try:
             check_json(data)

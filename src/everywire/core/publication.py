@@ -55,7 +55,7 @@ class Publication:
     @property
     def cost_bytes(self) -> int:
         """What this publication counts against windows and budgets."""
-        cost = len(self.data) + OVERHEAD_BYTES
+        cost = len(self.data) + len(self.content_type) + OVERHEAD_BYTES
         if self.tags:
             for key, value in self.tags.items():
                 cost += len(key) + len(value) + TAG_OVERHEAD_BYTES

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from everywire.access.identity import Identity
-from everywire.access.publishing import make_draft
+from everywire.access.publishing import MAX_TYPE_CHARACTERS, make_draft
 from everywire.brokers.base import Appended
 from everywire.codecs.json_text import dump
 from everywire.core.errors import BadRequest, EverywireError
@@ -25,7 +25,6 @@ from everywire.transports.target import PublishQuery
 __all__ = ["serve_publish"]
 
 _FORM: Final = "application/x-www-form-urlencoded"
-_MAX_TYPE_CHARACTERS: Final = 255
 
 
 class Publisher(NamedTuple):
@@ -97,7 +96,7 @@ def _content_type(header: str | None) -> str:
     essence = header.partition(";")[0].strip().lower()
     if essence == _FORM or essence == "application/json" or essence.endswith("+json"):
         return JSON
-    if len(header) > _MAX_TYPE_CHARACTERS or "/" not in essence or not header.isascii():
+    if len(header) > MAX_TYPE_CHARACTERS or "/" not in essence or not header.isascii():
         raise BadRequest("the Content-Type is malformed")
     return header.strip()
 
