@@ -13,7 +13,7 @@ import pytest
 
 from everywire.access.hooks import Caller, ConnectDecision, Hooks, SubscribeDecision
 from everywire.access.identity import AuthRequest, Identity
-from everywire.codecs.centrifuge.messages import ConnectRequest
+from everywire.codecs.centrifuge.messages import ConnectRequest, SubscribeRequest
 from everywire.core import codes
 from everywire.core.errors import BadRequest, EverywireError, Forbidden, LimitExceeded
 from everywire.core.limits import Limits
@@ -230,6 +230,7 @@ def test_a_page_cannot_make_up_what_browsers_and_proxies_vouch_for(name: str) ->
     [
         ConnectRequest(headers={f"x-{n}": "" for n in range(33)}),
         ConnectRequest(headers={"x": "y" * 20_000}),
+        ConnectRequest(subs={str(n): SubscribeRequest() for n in range(10_001)}),
         ConnectRequest(name="n" * 65),
         ConnectRequest(version="n" * 65),
     ],

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from everywire.access.identity import AuthRequest
-from everywire.codecs.centrifuge.messages import ConnectRequest
+from everywire.codecs.centrifuge.messages import MAX_ENTRIES, ConnectRequest
 from everywire.core.errors import BadRequest
 from everywire.sessions.answers import field_bytes
 
@@ -36,6 +36,8 @@ def complete_request(carried: AuthRequest, request: ConnectRequest) -> AuthReque
         sum(len(name) + len(value) for name, value in request.headers.items()) > _MAX_HEADER_CHARACTERS
     ):
         raise BadRequest("the connect command brings too many headers")
+    if len(request.subs) > MAX_ENTRIES:
+        raise BadRequest("the connect command brings too many subscriptions")
     if len(request.name) > _MAX_NAME_CHARACTERS or len(request.version) > _MAX_NAME_CHARACTERS:
         raise BadRequest(f"name and version are at most {_MAX_NAME_CHARACTERS} characters")
     headers = dict(carried.headers)

@@ -15,7 +15,14 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import UNSET, Raw
 
-from everywire.codecs.centrifuge.messages import Command, ConnectRequest, EmulationRequest, Push, Reply
+from everywire.codecs.centrifuge.messages import (
+    MAX_ENTRIES,
+    Command,
+    ConnectRequest,
+    EmulationRequest,
+    Push,
+    Reply,
+)
 from everywire.codecs.centrifuge.publication import json_data, tags_of
 from everywire.codecs.json_text import dump, flat
 from everywire.core.errors import BadRequest
@@ -105,20 +112,27 @@ def _decoded(decoder: msgspec.json.Decoder[_T], text: bytes) -> _T:
         raise BadRequest(f"this is no message of the protocol ({str(error)[:200]})") from None
 
 
-def _without_nulls(text: bytes, levels: int = _MAX_LEVELS) -> bytes:
-    """Leave out members that are ``null``: some clients write those that they do not have so."""
+def _without_nulls(text: bytes, levels: int = _MAX_LEVELS, room: list[int] | None = None) -> bytes:
+    """Leave out members that are ``null``: some clients write those that they do not have so.
+
+    ``room`` counts how many more are looked at, at every level together; what has too many stays as it is.
+    """
     if not text.lstrip().startswith(b"{") or not levels:
         return text
+    room = [MAX_ENTRIES] if room is None else room
     try:
         members = _objects.decode(text)
     except (msgspec.MsgspecError, RecursionError):
+        return text
+    room[0] -= len(members)
+    if room[0] < 0:
         return text
     kept: dict[str, Any] = {}
     for name, raw in members.items():
         if name in _OPAQUE:
             kept[name] = raw
         elif (value := bytes(raw)) != _NULL:
-            kept[name] = Raw(_without_nulls(value, levels - 1))
+            kept[name] = Raw(_without_nulls(value, levels - 1, room))
     return dump(kept)
 
 

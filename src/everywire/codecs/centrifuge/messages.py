@@ -11,11 +11,12 @@ docs/protocol-sessions.md), the push ``presence_changed``, ``SubscribeResult.has
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 __all__ = [
+    "MAX_ENTRIES",
     "ClientInfo",
     "Command",
     "ConnectRequest",
@@ -69,6 +70,10 @@ class Message(Struct, omit_defaults=True, kw_only=True):
 
 class Empty(Message):
     """A result or request that says nothing: unsubscribe and publish results, ping."""
+
+
+MAX_ENTRIES: Final = 10_000
+"""Entries of a map in a client's message that are looked at one by one; a session has 128 channels."""
 
 
 # -- what a client sends ----------------------------------------------------------

@@ -7,7 +7,7 @@ deeper than a hundred are refused. Fields of bytes may hold anything here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -15,7 +15,15 @@ from google.protobuf.message import Message as Wire
 from msgspec import UNSET, Raw
 
 from everywire.codecs.centrifuge import messages as of
-from everywire.codecs.centrifuge.messages import Command, EmulationRequest, Message, Pub, Push, Reply
+from everywire.codecs.centrifuge.messages import (
+    MAX_ENTRIES,
+    Command,
+    EmulationRequest,
+    Message,
+    Pub,
+    Push,
+    Reply,
+)
 from everywire.codecs.centrifuge.publication import as_pub
 from everywire.codecs.centrifuge.schema import CLASSES, TABLE
 from everywire.core.errors import BadRequest
@@ -114,7 +122,7 @@ def _reader(message: str, field: str) -> Callable[[Any], Any]:
         return lambda values: [_from_wire(element, value) for value in values]
     if row.is_map:
         if row.is_message:
-            return lambda values: {key: _from_wire(element, values[key]) for key in values}
+            return lambda values: _map_from_wire(element, values)
         return dict
     if row.is_message:
         return lambda value: _from_wire(element, value)
@@ -195,6 +203,12 @@ def _to_wire(message: str, struct: Message, wire: Wire) -> None:
         # Zero values are left out; a submessage is there or not, whatever it holds.
         if value is not None and value is not UNSET and value != 0 and value != "":
             write(wire, name, value)
+
+
+def _map_from_wire(element: str, values: Mapping[str, Wire]) -> dict[str, Message]:
+    if len(values) > MAX_ENTRIES:
+        raise BadRequest(f"a map has at most {MAX_ENTRIES} entries")
+    return {key: _from_wire(element, values[key]) for key in values}
 
 
 def decode_message(data: bytes, struct: type[_T]) -> _T:
