@@ -260,6 +260,15 @@ async def test_history_from_the_first_publication() -> None:
         assert await history(client, limit=-1, since={"offset": 1}, reverse=True) == ([], 2)
 
 
+async def test_history_in_hundreds_of_pages() -> None:
+    """Each page stood on the one before it: a large channel read backwards ended the connection (1011)."""
+    async with World(limits=Limits(max_page_bytes=200)) as world:
+        for _ in range(300):
+            world.publish("open", "x" * 200)
+        client = await world.connected()
+        assert await history(client, limit=-1, reverse=True) == ([300], 300)
+
+
 async def test_history_is_bounded_in_number_and_bytes() -> None:
     limits = Limits(max_history_publications=10, max_page_bytes=1000)
     async with World(limits=limits) as world:

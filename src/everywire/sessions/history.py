@@ -72,7 +72,19 @@ class Kept(NamedTuple):
 class HistoryReading:
     """One reading under way; ``done`` is called once, within `begin` if the log is in this process."""
 
-    __slots__ = ("_attempts", "_done", "_end", "_found", "_head", "_hub", "_limits", "_request", "_size")
+    __slots__ = (
+        "_attempts",
+        "_done",
+        "_end",
+        "_found",
+        "_head",
+        "_hub",
+        "_is_reading",
+        "_limits",
+        "_next",
+        "_request",
+        "_size",
+    )
 
     def __init__(
         self,
@@ -91,6 +103,9 @@ class HistoryReading:
         """The offset of the last publication that is wanted."""
         self._found: deque[Publication] = deque()
         self._size = 0
+        self._is_reading = False
+        self._next: int | None = None
+        """The offset after which the next page begins, if there is to be one."""
 
     def begin(self) -> None:
         """Find out where the channel stands."""
@@ -112,6 +127,17 @@ class HistoryReading:
         self._read(after)
 
     def _read(self, after: int) -> None:
+        self._next = after
+        if self._is_reading:
+            return
+        # A log in this process answers within the call: hundreds of pages must not stand on one another.
+        self._is_reading = True
+        while self._next is not None:
+            after, self._next = self._next, None
+            self._read_page(after)
+        self._is_reading = False
+
+    def _read_page(self, after: int) -> None:
         if after >= self._end:
             self._finish()
             return
