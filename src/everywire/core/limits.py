@@ -246,6 +246,10 @@ class Limits:
     max_sockjs_sessions: int = 20_000
     """SockJS sessions over HTTP of one mount on this node, those included that wait for their client; more
     are answered 503."""
+    max_engines: int = 20_000
+    """Engine.IO connections of one mount on this node, those that poll included; more are answered 503."""
+    max_payload_packets: int = 10_000
+    """Packets in one POST of an Engine.IO client; more end its connection. Its bytes are what bounds it."""
     max_sockjs_messages: int = 10_000
     """Messages that a SockJS client sends at once."""
     sockjs_response_bytes: int = 128 * 1024
@@ -260,6 +264,9 @@ class Limits:
     """For the handler of an rpc or a message to be done."""
     max_handler_threads: int = 16
     """Threads that the application's synchronous functions run in."""
+    max_calling_bytes: int = 64 * 1024 * 1024
+    """Data of calls and messages whose handlers are not done, and 1 KiB for each, of all clients together and
+    of those that have left; more are refused (124; for a message 3013)."""
     max_waiting_calls: int = 1_000
     """Calls of synchronous functions that wait for a thread; more are answered 111."""
     max_runs: int = 1_000

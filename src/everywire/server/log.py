@@ -26,7 +26,7 @@ MAX_WAITING_BYTES: Final = 1024 * 1024
 _FLUSHED_BYTES: Final = 64 * 1024
 """So much is handed over without waiting for the next flush."""
 _MAX_PATH_CHARACTERS: Final = 512
-_WORDS: Final = "token|ticket|key|secret|passw|auth|jwt|sig|credential|session|cf_connect|%"
+_WORDS: Final = "token|ticket|key|secret|passw|auth|jwt|sig|sid|credential|session|cf_connect|%"
 """What stands in the names of parameters whose values may be secret. ``cf_connect`` holds a whole connect
 command; a name that is percent-encoded may be any of these."""
 _MAY_BE_SECRET: Final = re.compile(_WORDS, re.IGNORECASE)

@@ -1,95 +1,535 @@
-"""One Engine.IO connection, whatever carries it at the moment: the `Link` of Socket.IO.
+"""One Engine.IO connection, version 4 or 3, whatever carries it: the `Link` that Socket.IO lives on.
 
-Skeleton: signatures first.
+After the Engine.IO protocol (versions 4 and 3) and what its suites ask. All that is to be sent has one order.
+While a connection polls, everything goes into one queue, which the next poll takes: packets that were posted,
+and what readers of the hub write while a poll is here (between two polls readers are stalled, and wait in the
+log). A poll is answered one turn of the event loop after there was something to say, so that what is said in
+one turn goes together. Over WebSocket readers write to the socket itself, and the queue holds only what
+was posted while the socket was full. Nothing is taken out of the queue but for a poll, or for the socket that
+carries the connection.
+
+Bounded: the queue, by what readers write at once (`Limits.max_write_bytes`), and in what is posted by
+`Limits.max_session_queue_bytes`; above it no packets of the client are taken, and above twice as much the
+connection ends (3008). The heartbeat is `everywire.sockets.heartbeat`, the upgrade is
+`everywire.sockets.upgrade`.
+
+Refused, and the connection ended: what is no packet, or none that a client may send; two polls or two POSTs
+at once; messages above ``max_payload``.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, Protocol
 
 from everywire.access.identity import AuthRequest
+from everywire.access.quotas import Admission
+from everywire.codecs.engineio import payload_v3, payload_v4
+from everywire.codecs.engineio.packets import (
+    CLOSE,
+    NOOP,
+    PING,
+    BadPacket,
+    Packet,
+    PacketType,
+    Wire,
+    decode_binary_v3,
+    decode_text,
+)
+from everywire.core import codes
 from everywire.core.codes import Code
 from everywire.hub.interfaces import Framing
-from everywire.sockets.link import Packets, Upper
+from everywire.sessions.shared import Shared
+from everywire.sockets.engine_options import DEFAULTS, EngineOptions
+from everywire.sockets.engine_parts import NOBODY, Poll, Post, WebSocket
+from everywire.sockets.heartbeat import Heartbeat
+from everywire.sockets.incoming import Incoming
+from everywire.sockets.link import (
+    CLIENT_CLOSED,
+    FORCED,
+    PARSE_ERROR,
+    PING_TIMEOUT,
+    POLLING,
+    SHUTDOWN,
+    TRANSPORT_CLOSE,
+    TRANSPORT_ERROR,
+    WEBSOCKET,
+    Packets,
+    Upper,
+)
+from everywire.sockets.upgrade import Probe
 
-__all__ = ["Engine", "EngineOptions"]
+__all__ = ["DEFAULTS", "Engine", "EngineOptions", "Home"]
+
+_NORMAL: Final = 1000
+_TOO_BIG: Final = 1009
 
 
-class EngineOptions(NamedTuple):
-    """What one mount of Engine.IO is set to; times in seconds."""
+class Home(Protocol):
+    """What a connection asks of the table that holds it."""
 
-    name: str = "socketio"
-    """What log, metrics and `AuthRequest.transport` call it; carriers are named after it."""
-    ping_interval_s: float = 25.0
-    ping_timeout_s: float = 20.0
-    upgrade_timeout_s: float = 10.0
-    max_payload: int = 1_000_000
-    protocols: frozenset[int] = frozenset({3, 4})
-    transports: tuple[str, ...] = ("polling", "websocket")
-    allow_jsonp: bool = True
-
-
-class Engine:
-    """One connection of Engine.IO 4 or 3."""
-
-    sid: str
-    protocol: int
-    request: AuthRequest
-    peer: str
+    shared: Shared
     options: EngineOptions
-    upper: Upper
+
+    def forget(self, engine: Engine, reason: str) -> None:
+        """Hear that a connection ended."""
+
+    def leave_word(self, sid: str, payload: bytes) -> None:
+        """Keep the last words of a connection for the poll that its client is about to send."""
+
+    def note_upgrade(self, is_done: bool) -> None:
+        """Count an upgrade that was done, or came to nothing."""
+
+
+class _AsPackets:
+    """The framing of what polls take: packets, until it is known which go together."""
+
+    __slots__ = ()
+
+    def frame(self, payload: Packets) -> Packets:
+        """Return the packets."""
+        return payload
+
+
+_AS_PACKETS: Final = _AsPackets()
+
+
+class Engine(Heartbeat):
+    """One connection of Engine.IO, made by `everywire.sockets.engines.Engines.open`."""
+
+    __slots__ = (
+        "_admission",
+        "_home",
+        "_incoming",
+        "_is_answering",
+        "_is_full",
+        "_is_held",
+        "_is_posting",
+        "_is_reading",
+        "_is_said_stalled",
+        "_limits",
+        "_out",
+        "_poll",
+        "_probe",
+        "_socket",
+        "is_ended",
+        "peer",
+        "queued_bytes",
+        "request",
+        "sid",
+        "upper",
+    )
+
+    def __init__(
+        self,
+        home: Home,
+        sid: str,
+        request: AuthRequest,
+        protocol: int,
+        admission: Admission,
+        socket: WebSocket | None,
+    ) -> None:
+        super().__init__(home.shared.hub, home.options, protocol)
+        self._home = home
+        self._limits = home.shared.limits
+        self._admission = admission
+        self._socket = socket
+        self._poll: Poll | None = None
+        self._probe: Probe | None = None
+        self._incoming: Incoming | None = None
+        self._out: list[Wire] = []
+        self._is_answering = False
+        """Whether a poll is answered in the next turn."""
+        self._is_full = False
+        """Whether the socket holds unsent bytes."""
+        self._is_held = False
+        """Whether the upper wants no messages now."""
+        self._is_reading = True
+        self._is_posting = False
+        self._is_said_stalled = socket is None
+        """What the upper was told last."""
+        self.sid = sid
+        self.request = request
+        self.peer = request.peer
+        self.queued_bytes = 0
+        self.is_ended = False
+        self.upper: Upper = NOBODY
+        if socket is not None:
+            socket.listener = self
+
+    # -- what the upper sees (Link) --------------------------------------------------
 
     @property
     def transport(self) -> str:
         """``polling`` or ``websocket``."""
-        raise NotImplementedError
+        return POLLING if self._socket is None else WEBSOCKET
 
     @property
     def is_stalled(self) -> bool:
         """Whether the carrier takes nothing at the moment."""
-        raise NotImplementedError
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether its life is over."""
-        raise NotImplementedError
-
-    @property
-    def queued_bytes(self) -> int:
-        """Bytes of posted packets that wait."""
-        raise NotImplementedError
+        if self._socket is not None:
+            return self._is_full
+        return self._poll is None or self.queued_bytes >= self._limits.max_write_bytes
 
     @property
     def framing(self) -> Framing:
         """Frames packets for what carries it at the moment."""
-        raise NotImplementedError
+        return _AS_PACKETS if self._socket is None else self._socket.framing
 
     @property
     def send(self) -> Callable[[Any], int]:
         """Take framed packets of readers."""
-        raise NotImplementedError
+        return self._collect if self._socket is None else self._socket.send
 
     def write(self, framed: Any, /) -> None:
         """Take framed packets of readers, or the rest of them."""
-        raise NotImplementedError
+        if self._socket is not None:
+            self._socket.write(framed)
+        else:
+            self._collect(framed)
 
     def post(self, packets: Packets) -> None:
         """Send packets, now or when the carrier takes them."""
-        raise NotImplementedError
+        if self.is_ended:
+            return
+        socket = self._socket
+        if socket is not None and not self._is_full:
+            socket.write(socket.framing.frame(packets))
+        elif self.is_stalled and self.queued_bytes > 2 * self._limits.max_session_queue_bytes:
+            self.close(codes.SLOW)
+        else:
+            self._collect(packets)
+            if self.queued_bytes > self._limits.max_session_queue_bytes:
+                self._look_whether_to_read()
 
     def close(self, code: Code | None = None, reason: str = "") -> None:
-        """Close and end."""
-        raise NotImplementedError
+        """Say what was posted, close, and end."""
+        if not self.is_ended:
+            reason = reason or (FORCED if code is None else code.name)
+            self.note(0, code)
+            self._end(reason, CLOSE, code, has_last_words=True)
+
+    def note(self, messages_out: int, code: Code | None = None) -> None:
+        """Note for the log line; nothing where no request is open."""
+        carrier = self._socket or self._poll
+        if carrier is not None:
+            carrier.note(messages_out, code)
 
     def pause_reading(self) -> None:
         """Bring no more messages."""
-        raise NotImplementedError
+        self._is_held = True
+        self._look_whether_to_read()
 
     def resume_reading(self) -> None:
         """Bring messages again."""
-        raise NotImplementedError
+        self._is_held = False
+        self._look_whether_to_read()
 
-    def note(self, messages_out: int, code: Code | None = None) -> None:
-        """Note for the log line."""
-        raise NotImplementedError
+    def drain(self, retry_ms: int) -> None:
+        """Hear that the server stops: the upper says what it has to say, and the connection closes."""
+        if not self.is_ended:
+            self.upper.drain(retry_ms)
+            if not self.is_ended:
+                self.note(0, codes.SHUTDOWN)
+                self._end(SHUTDOWN, CLOSE, codes.SERVICE_RESTART, has_last_words=True)
+
+    # -- polls -------------------------------------------------------------------------
+
+    def begin_with(self, upper: Upper) -> None:
+        """Begin, with whoever speaks over it."""
+        self.upper = upper
+        self.begin()
+        self._tell_upper()
+
+    def take_poll(self, poll: Poll) -> None:
+        """Take a poll, and answer it when there is something to say."""
+        if self._poll is not None:
+            poll.refuse()
+            self.fail(TRANSPORT_ERROR)
+            return
+        self._poll = poll
+        # Readers write what they have in the next turn, before the poll is answered.
+        self._tell_upper()
+        if self._out:
+            self._answer_soon()
+        elif self._probe is not None:
+            self._probe.poll_came()
+
+    def lose_poll(self, poll: Poll) -> None:
+        """Hear that a poll was cancelled."""
+        if poll is self._poll:
+            self._poll = None
+            self._end(TRANSPORT_CLOSE, CLOSE, None)
+
+    def release_poll(self) -> None:
+        """Answer a pending poll one turn later, with nothing if there is nothing to say."""
+        if self._poll is not None and not self.is_ended:
+            if not self._out:
+                self._collect([NOOP])
+            self._answer_soon()
+
+    def _collect(self, framed: Packets) -> int:
+        """Put packets into the queue."""
+        self._out.extend(framed)
+        self.queued_bytes += sum([len(data) for _, data in framed])
+        if self._poll is not None:
+            self._answer_soon()
+            if self.queued_bytes >= self._limits.max_write_bytes:
+                self._tell_upper()
+        return len(framed)
+
+    def _answer_soon(self) -> None:
+        if not self._is_answering:
+            self._is_answering = True
+            asyncio.get_running_loop().call_soon(self._answer)
+
+    def _answer(self) -> None:
+        self._is_answering = False
+        poll = self._poll
+        if poll is not None and self._out:
+            packets = self._take_out(poll.max_packets)
+            self._poll = None
+            self._tell_upper()
+            poll.answer(self._payload(packets))
+            self._look_whether_to_read()
+
+    def _take_out(self, most: int | None = None) -> list[Wire]:
+        """Take packets out of the queue: all of them, or only so many."""
+        out = self._out
+        if most is None or len(out) <= most:
+            self._out = []
+            self.queued_bytes = 0
+            return out
+        self._out = out[most:]
+        del out[most:]
+        self.queued_bytes = sum([len(data) for _, data in self._out])
+        return out
+
+    def _payload(self, packets: Packets) -> bytes:
+        if self.protocol == 3:
+            return payload_v3.encode_payload(packets)
+        return payload_v4.encode_payload(packets)
+
+    # -- POSTs -------------------------------------------------------------------------
+
+    def begin_post(self, post: Post) -> bool:
+        """Hear that a POST begins; False when it was refused."""
+        if self._is_posting:
+            post.refuse()
+            self.fail(TRANSPORT_ERROR)
+            return False
+        self._is_posting = True
+        return True
+
+    def lose_post(self) -> None:
+        """Hear that a POST ended halfway."""
+        self.fail(TRANSPORT_ERROR)
+
+    def take_post(self, body: bytes, post: Post, *, binary: bool) -> None:
+        """Take the packets of a POST, and answer it when all are taken. ``binary`` is a form of version 3."""
+        if self.is_ended or self._socket is not None:
+            post.refuse()
+            return
+        most = self._limits.max_payload_packets
+        try:
+            if self.protocol == 3:
+                packets = payload_v3.decode_payload(body, max_packets=most, binary=binary)
+            elif binary:
+                raise BadPacket("A payload is text.")
+            else:
+                packets = payload_v4.decode_payload(body, max_packets=most)
+        except BadPacket:
+            post.refuse()
+            self.fail(PARSE_ERROR)
+            return
+        self._incoming = Incoming(self, post, packets)
+        self._incoming.go_on()
+
+    def taken(self) -> None:
+        """Answer a POST all of whose packets were taken."""
+        incoming, self._incoming = self._incoming, None
+        self._is_posting = False
+        if incoming is not None:
+            incoming.post.accept()
+
+    # -- packets -----------------------------------------------------------------------
+
+    def take(self, packet: Packet) -> None:
+        """Take a packet that the client sent."""
+        kind = packet.type
+        if kind is PacketType.MESSAGE:
+            self.heard()
+            self.upper.message(packet.data, packet.binary)
+        elif kind is PacketType.PONG and self.protocol != 3:
+            self.ponged()
+        elif kind is PacketType.PING and self.protocol == 3:
+            self.pinged()
+            self.post([(False, b"3" + packet.data)])
+        elif kind is PacketType.CLOSE:
+            self._end(CLIENT_CLOSED, NOOP, None, has_last_words=True)
+        elif kind is not PacketType.NOOP:
+            self.fail(PARSE_ERROR)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether packets of the client are taken."""
+        return self._is_reading
+
+    def _look_whether_to_read(self) -> None:
+        is_reading = not self._is_held and self.queued_bytes <= self._limits.max_session_queue_bytes
+        if is_reading == self._is_reading or self.is_ended:
+            return
+        self._is_reading = is_reading
+        if self._socket is not None:
+            if is_reading:
+                self._socket.resume_reading()
+            else:
+                self._socket.pause_reading()
+        elif is_reading and self._incoming is not None:
+            self._incoming.go_on_soon()
+
+    # -- the socket (WebSocketListener), and the way to it ----------------------------------
+
+    def take_socket(self, socket: WebSocket) -> None:
+        """Take a WebSocket that is to carry this connection, if nothing else does or is about to."""
+        if self._socket is not None or self._probe is not None:
+            socket.close(_NORMAL, "")
+        else:
+            self._probe = Probe(self, socket, self._hub.deadlines, self.options.upgrade_timeout_s)
+
+    def upgrade(self, socket: WebSocket, is_stalled: bool) -> None:
+        """Go on over a socket: first with what waits."""
+        self._probe = None
+        poll, self._poll = self._poll, None
+        if poll is not None:
+            poll.answer(self._payload([NOOP]))
+        self._socket = socket
+        socket.listener = self
+        self._is_full = is_stalled
+        if not self._is_reading:
+            socket.pause_reading()
+        self._home.note_upgrade(True)
+        self._flush()
+        self._is_said_stalled = self._is_full
+        self.upper.moved()
+        self._tell_upper()
+
+    def not_upgraded(self) -> None:
+        """Hear that an upgrade came to nothing; polling goes on."""
+        self._probe = None
+        self._home.note_upgrade(False)
+
+    def socket_message(self, data: bytes, binary: bool) -> None:
+        """Take a packet over WebSocket."""
+        if len(data) > self.options.max_payload:
+            self._end(PARSE_ERROR, CLOSE, codes.TOO_LARGE)
+            return
+        try:
+            packet = self._decode(data, binary)
+        except BadPacket:
+            self.fail(PARSE_ERROR)
+        else:
+            self.take(packet)
+
+    def _decode(self, data: bytes, binary: bool) -> Packet:
+        if not binary:
+            if not data.startswith(b"b"):
+                return decode_text(data)
+            # Base64, from clients that have no binary frames.
+            text = data[2:] if self.protocol == 3 else data[1:]
+            if self.protocol == 3 and not data.startswith(b"b4"):
+                raise BadPacket("Only messages can be binary.")
+            return Packet(PacketType.MESSAGE, payload_v4.decode_base64(text), True)
+        return decode_binary_v3(data) if self.protocol == 3 else Packet(PacketType.MESSAGE, data, True)
+
+    def socket_stalled(self) -> None:
+        """Hear that the socket holds unsent bytes."""
+        self._is_full = True
+        self._tell_upper()
+
+    def socket_writable(self) -> None:
+        """Hear that it holds none any more: what waits goes first."""
+        self._is_full = False
+        self._flush()
+        self._tell_upper()
+
+    def socket_gone(self) -> None:
+        """Hear that the socket is closed."""
+        self._end(TRANSPORT_CLOSE, CLOSE, None)
+
+    def _flush(self) -> None:
+        socket = self._socket
+        if self._out and socket is not None and not self._is_full:
+            socket.write(socket.framing.frame(self._take_out()))
+            self._look_whether_to_read()
+
+    def _tell_upper(self) -> None:
+        is_stalled = self.is_stalled
+        if is_stalled != self._is_said_stalled and not self.is_ended:
+            self._is_said_stalled = is_stalled
+            if is_stalled:
+                self.upper.stalled()
+            else:
+                self.upper.writable()
+
+    # -- the heartbeat -------------------------------------------------------------------
+
+    @property
+    def is_hearing(self) -> bool:
+        """Whether the client's answer would be heard: it is not behind what it does not read, or we do not,
+        nor behind a POST that is on its way."""
+        return self._is_reading and not self._is_posting and not (self._is_full and self._socket is not None)
+
+    def ping(self) -> None:
+        """Send a ping."""
+        self.post([PING])
+
+    def missed(self) -> None:
+        """End: the client was not heard in time."""
+        self.note(0, codes.NO_PONG)
+        self._end(PING_TIMEOUT, CLOSE, codes.NO_PONG)
+
+    # -- the end -------------------------------------------------------------------------
+
+    def fail(self, reason: str) -> None:
+        """End: the client did what the protocol does not allow."""
+        self.note(0, codes.BAD_PROTOCOL)
+        self._end(reason, CLOSE, codes.BAD_PROTOCOL)
+
+    def _end(self, reason: str, last: Wire, code: Code | None, *, has_last_words: bool = False) -> None:
+        """End. With last words what waits is still said, to a poll that is yet to come if none is here."""
+        if self.is_ended:
+            return
+        self.is_ended = True
+        self.stop()
+        poll, self._poll = self._poll, None
+        socket, self._socket = self._socket, None
+        probe, self._probe = self._probe, None
+        incoming, self._incoming = self._incoming, None
+        out = self._take_out() if has_last_words and code is not codes.SLOW else []
+        if socket is not None:
+            socket.listener = NOBODY
+            if out:
+                socket.write(socket.framing.frame(out))
+            if code is codes.TOO_LARGE:
+                socket.close(_TOO_BIG, code.sentence)
+            else:
+                socket.close(_NORMAL if code is None else code.number, "" if code is None else code.sentence)
+        else:
+            payload = self._payload([*out, last])
+            if poll is not None:
+                poll.answer(payload)
+            elif has_last_words:
+                self._home.leave_word(self.sid, payload)
+        if probe is not None:
+            probe.abandon()
+        if incoming is not None:
+            if has_last_words:
+                incoming.post.accept()
+            else:
+                incoming.post.refuse()
+        self._home.forget(self, reason)
+        self._admission.release()
+        upper, self.upper = self.upper, NOBODY
+        upper.gone(reason)

@@ -113,7 +113,8 @@ class Link(Protocol):
 
     @property
     def framing(self) -> Framing:
-        """Frames `Packets`; one object for all links whose bytes are the same. Another after `Upper.moved`."""
+        """Frames `Packets`; one object for all links whose bytes are the same. Another one after
+        `Upper.moved`."""
 
     @property
     def send(self) -> Callable[[Any], int]:
