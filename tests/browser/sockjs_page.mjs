@@ -27,7 +27,7 @@ async function pages(port) {
 async function open(context, address) {
   const page = await context.newPage();
   await page.goto(address);
-  await page.addScriptTag({ path: LIBRARY });
+  await page.evaluate(await readFile(LIBRARY, "utf8"));
   await page.evaluate(`window.scenario = ${scenario}`);
   return page;
 }
@@ -60,7 +60,7 @@ const results = {};
 const listed = await pages(port);
 const foreign = await pages(0);
 await withBrowser(async (browser) => {
-  const context = await browser.newContext({ bypassCSP: true });
+  const context = await browser.newContext();
   // What iframes load by themselves from a public address.
   await context.route("**/sockjs*.js", async (route) =>
     route.fulfill({ contentType: "text/javascript", body: await readFile(LIBRARY, "utf8") }),
@@ -74,8 +74,7 @@ await withBrowser(async (browser) => {
       ours.forEach(({ name }, index) => (results[name] = checks[index]));
     }),
   );
-  const strict = await browser.newContext();
-  const page = await open(strict, `http://localhost:${foreign.address().port}/`);
+  const page = await open(context, `http://localhost:${foreign.address().port}/`);
   results.foreign = await page.evaluate(tryAll, cases.filter((one) => !one.own));
 });
 listed.close();

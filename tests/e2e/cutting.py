@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -10,6 +12,8 @@ from typing import Final
 __all__ = ["Cable", "through"]
 
 _PIECE: Final = 65_536
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
+"""Lingering for no time: what is closed so is reset."""
 
 
 class Cable:
@@ -24,10 +28,12 @@ class Cable:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def cut(self) -> None:
-        """Abort every connection, and let none through until `mend`."""
+    def cut(self, *, resets: bool = False) -> None:
+        """Abort every connection, and let none through until `mend`; with a reset if that is asked for."""
         self.is_cut = True
         for writer in tuple(self._writers):
+            if resets and not writer.transport.is_closing():
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
             writer.transport.abort()
 
     def mend(self) -> None:
