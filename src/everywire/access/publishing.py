@@ -26,10 +26,10 @@ from everywire.codecs.json_text import check_json, dump
 from everywire.core import codes
 from everywire.core.errors import BadRequest, BrokerBusy, EverywireError, TooLarge
 from everywire.core.limits import Limits
-from everywire.core.publication import JSON, Draft
+from everywire.core.publication import JSON, RESERVED_EVENTS, Draft
 from everywire.hub.hub import Hub
 
-__all__ = ["MAX_TYPE_CHARACTERS", "Publishing", "make_draft"]
+__all__ = ["MAX_TYPE_CHARACTERS", "Publishing", "check_event", "check_tags", "make_draft"]
 
 Done = Callable[[Appended | EverywireError], None]
 
@@ -68,6 +68,28 @@ def make_draft(
         digest.update(data)
         fingerprint = digest.digest()
     return Draft(channel, data, content_type, event, tags, None, key, fingerprint)
+
+
+def check_event(event: str, limits: Limits) -> str:
+    """Return the event name if it may be one; raise `BadRequest` if not."""
+    if event in RESERVED_EVENTS:
+        raise BadRequest(f"the event names {', '.join(sorted(RESERVED_EVENTS))} are the wires' own")
+    size = len(event.encode("utf-8", "surrogatepass"))
+    if not 0 < size <= limits.max_event_bytes or not event.isprintable():
+        raise BadRequest(f"an event name is 1 to {limits.max_event_bytes} bytes of printable text")
+    return event
+
+
+def check_tags(tags: dict[str, str], limits: Limits) -> dict[str, str] | None:
+    """Return the tags if they may be some, None for none; raise `BadRequest` if they may not."""
+    if len(tags) > limits.max_tags:
+        raise BadRequest(f"a publication has at most {limits.max_tags} tags")
+    for key, value in tags.items():
+        if len(f"{key}{value}".encode("utf-8", "surrogatepass")) > limits.max_tag_bytes:
+            raise BadRequest(f"a tag is at most {limits.max_tag_bytes} bytes")
+        if not (key + value).isprintable():
+            raise BadRequest("a tag is printable text")
+    return tags or None
 
 
 class _Verdict:

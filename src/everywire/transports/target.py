@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
+from everywire.access.publishing import check_event, check_tags
 from everywire.core import codes
 from everywire.core.errors import BadChannelName, BadPosition, BadRequest, RequestError
 from everywire.core.limits import Limits
 from everywire.core.names import check_name
 from everywire.core.position import Position
-from everywire.core.publication import RESERVED_EVENTS
 from everywire.hub.recovery import EARLIEST, LATEST, UNREADABLE, Start
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
     "PublishQuery",
     "ReadQuery",
     "channels_of",
+    "check_event",
+    "check_tags",
     "has_credential",
     "publish_query",
     "read_query",
@@ -155,28 +157,6 @@ def publish_query(query: str, limits: Limits) -> PublishQuery:
                 raise BadRequest("a tag is key:value")
             tags[key] = content
     return PublishQuery(event, check_tags(tags, limits), is_credential_there)
-
-
-def check_event(event: str, limits: Limits) -> str:
-    """Return the event name if it may be one; raise `BadRequest` if not."""
-    if event in RESERVED_EVENTS:
-        raise BadRequest(f"the event names {', '.join(sorted(RESERVED_EVENTS))} are the wires' own")
-    size = len(event.encode("utf-8", "surrogatepass"))
-    if not 0 < size <= limits.max_event_bytes or not event.isprintable():
-        raise BadRequest(f"an event name is 1 to {limits.max_event_bytes} bytes of printable text")
-    return event
-
-
-def check_tags(tags: dict[str, str], limits: Limits) -> dict[str, str] | None:
-    """Return the tags if they may be some, None for none; raise `BadRequest` if they may not."""
-    if len(tags) > limits.max_tags:
-        raise BadRequest(f"a publication has at most {limits.max_tags} tags")
-    for key, value in tags.items():
-        if len(f"{key}{value}".encode("utf-8", "surrogatepass")) > limits.max_tag_bytes:
-            raise BadRequest(f"a tag is at most {limits.max_tag_bytes} bytes")
-        if not (key + value).isprintable():
-            raise BadRequest("a tag is printable text")
-    return tags or None
 
 
 def wait_seconds(text: str | None, limits: Limits) -> float | None:
