@@ -14,6 +14,7 @@ from everywire.access.identity import AuthRequest
 from everywire.codecs.centrifuge.messages import ClientInfo, Command, Empty
 from everywire.core import codes
 from everywire.core.codes import Code
+from everywire.core.limits import Limits
 from everywire.sessions.session import Session
 from tests.sessions.driving import Client, World
 
@@ -75,14 +76,40 @@ async def test_nothing_is_left(how: Any) -> None:
         told = len(client.told)
         assert world.hub.statistics()["readers"] == 0
         assert not world.presence.entered and not any(world.presence.listeners.values())
-        assert world.quotas.inside == 0 and world.registry.statistics()["visitors"] == 0
+        assert world.registry.statistics()["visitors"] == 0
+        assert world.quotas.inside == 1  # its handlers are still at work
         assert world.hub.deadlines.is_empty
         world.publish("open", 1)
         await world.settle(60)
         gate.set()
         await world.settle()
         assert len(client.told) == told and len(world.shared.tasks) == 0
+        assert world.quotas.inside == 0 and world.shared.tasks.held_bytes == 0
         assert client.noted is not None
+
+
+async def test_who_comes_and_goes_leaves_only_so_much_work_behind() -> None:
+    """A hundred connections that were cut with their calls unanswered left 200 MiB, and any number could."""
+    hooks, gate = waiting_hooks()
+    async with World(hooks=hooks, limits=Limits(max_calling_bytes=8_500)) as world:
+        left = 0
+        for _ in range(5):
+            client = await world.connected()
+            client.send_commands(*({"id": n, "rpc": {"method": "x", "data": "x" * 976}} for n in (2, 3)))
+            await world.settle()
+            left += not client.of("error")
+            client.cut()
+        assert left == 2 and world.quotas.inside == 2
+        assert world.shared.tasks.held_bytes <= 8_500
+        client = await world.connected()
+        assert (await client.ask("rpc", {"method": "x"}, within_s=0.3))["error"]["code"] == 124
+        client.send_commands({"send": {"data": 1}})
+        assert client.end is not None and client.end[0] == codes.SLOW_DOWN.number
+        gate.set()
+        await world.settle()
+        assert world.shared.tasks.held_bytes == 0 and world.quotas.inside == 0
+        client = await world.connected()
+        assert (await client.ask("rpc", {"method": "x"}, within_s=0.3))["rpc"] == {"data": 1}
 
 
 @pytest.mark.parametrize("how", [cut, end, misbehave])

@@ -102,23 +102,29 @@ async def test_work_that_fails_is_logged_and_the_next_has_its_turn(caplog: pytes
 async def test_nothing_is_left_of_lanes_that_were_closed() -> None:
     tasks = Tasks()
     freed: list[int] = []
+    left: list[int] = []
     lanes = Lanes(tasks, lambda: freed.append(1))
     cancelled, kept = [Work() for _ in range(3)], [Work() for _ in range(2)]
     for work in cancelled:
-        lanes.put(Lane("c", is_cancelled=True), work)
+        lanes.put(Lane("c", is_cancelled=True), work, 10)
     for work in kept:
-        lanes.put(Lane("k"), work)
+        lanes.put(Lane("k"), work, 100)
     await turns()
+    assert tasks.held_bytes == 230
+    lanes.close(lambda: left.append(tasks.held_bytes))
     lanes.close()
-    lanes.close()
-    assert lanes.busy == 3
+    assert lanes.busy == 3 and tasks.held_bytes == 210
     await turns()
     assert [work.state for work in cancelled] == ["cancelled", "waiting", "waiting"] and lanes.busy == 2
+    assert left == []
     for work in kept:
         work.gate.set()
     await turns()
     assert [work.state for work in kept] == ["done", "done"]
     assert lanes.busy == 0 and not lanes._tracks and freed == [] and len(tasks) == 0
+    assert left == [0]
+    Lanes(tasks).close(lambda: left.append(1))
+    assert left == [0, 1]
 
 
 async def test_closing_waits_a_while_before_it_cancels() -> None:

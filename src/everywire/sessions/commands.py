@@ -53,6 +53,8 @@ __all__ = [
 ]
 
 _BINARY_TYPE: Final = "application/octet-stream"
+_CALL_BYTES: Final = 1024
+"""What a call or message takes besides its data until its handler is done."""
 _log = logging.getLogger("everywire.sessions")
 
 
@@ -218,6 +220,8 @@ def call(line: Line, command_id: int, request: RpcRequest) -> None:
     data = field_bytes(request.data) or b""
     size = len(data)
     check_room(line, size)
+    if _is_overloaded(line, size):
+        raise RequestError("too many calls are under way here; try again later", code=codes.BUSY)
     line.begin(size)
     timeout_s = line.shared.limits.call_timeout_s
 
@@ -232,7 +236,7 @@ def call(line: Line, command_id: int, request: RpcRequest) -> None:
             line.reply(Reply(id=command_id, rpc=result))
         line.finish(size)
 
-    _lanes(line).put(_lane(line, request.method, data), work)
+    _lanes(line).put(_lane(line, request.method, data), work, size + _CALL_BYTES)
 
 
 def send(line: Line, request: SendRequest) -> None:
@@ -242,6 +246,9 @@ def send(line: Line, request: SendRequest) -> None:
         raise RequestError("messages are not taken here", code=codes.NOT_OFFERED)
     data = field_bytes(request.data) or b""
     size = len(data)
+    if _is_overloaded(line, size):
+        # There is no reply that could say so.
+        raise RequestError("too many messages are under way here; come back later", code=codes.SLOW_DOWN)
     line.pending_bytes += size
     timeout_s = line.shared.limits.call_timeout_s
 
@@ -254,7 +261,13 @@ def send(line: Line, request: SendRequest) -> None:
             else:
                 _log.debug("a message was refused: %s", found.sentence)  # there is no reply to tell it
 
-    _lanes(line).put(_lane(line, "", data), work)
+    _lanes(line).put(_lane(line, "", data), work, size + _CALL_BYTES)
+
+
+def _is_overloaded(line: Line, size: int) -> bool:
+    """Whether the handlers of all sessions have as much to do as they may."""
+    held_bytes, most = line.shared.tasks.held_bytes, line.shared.limits.max_calling_bytes
+    return held_bytes > 0 and held_bytes + size + _CALL_BYTES > most
 
 
 def _lanes(line: Line) -> Lanes:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from everywire.access.identity import NOBODY, AuthRequest, Identity
-from everywire.access.quotas import Admission
+from everywire.access.quotas import FREE, Admission
 from everywire.codecs.centrifuge.messages import ClientInfo, Command
 from everywire.core.codes import Code
 from everywire.core.wheel import Slot
@@ -234,11 +234,13 @@ class Line(Holder):
         if self.is_entered:
             shared.registry.leave(self)
             shared.quotas.forget(self)
-        if self.admission is not None:
-            self.admission.release()
-            self.admission = None
-        if self.lanes is not None:
-            self.lanes.close()
+        admission, self.admission = self.admission or FREE, None
+        if self.lanes is None:
+            admission.release()
+        else:
+            # Its place is taken as long as its handlers have work, or else whoever comes and goes quickly
+            # could have any number of them at work.
+            self.lanes.close(admission.release)
             self.lanes = None
         self.on_idle = None
         self.backlog.clear()

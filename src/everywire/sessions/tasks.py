@@ -19,10 +19,12 @@ _log = logging.getLogger("everywire.sessions")
 class Tasks:
     """Tasks under way; bounded by who starts them."""
 
-    __slots__ = ("_running",)
+    __slots__ = ("_running", "held_bytes")
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
+        self.held_bytes = 0
+        """What the work of handlers holds until it is done (`everywire.sessions.lanes`)."""
 
     def __len__(self) -> int:
         return len(self._running)
