@@ -5,7 +5,7 @@ PORT ?= 8000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help run test lint conformance soak bench setup-run setup-test clean
+.PHONY: help run test lint conformance soak bench setup-run setup-test setup-bench clean
 
 help:
 	@echo "make run          start the server with the demo page and live data on 127.0.0.1:$(PORT)"
@@ -21,6 +21,9 @@ setup-run:
 
 setup-test:
 	@tools/setup.sh test
+
+setup-bench:
+	@tools/setup.sh bench
 
 run: setup-run
 	@exec $(PYTHON) -m everywire serve --dev --host 127.0.0.1 --port $(PORT) --feed machine
@@ -40,10 +43,10 @@ conformance: setup-test
 soak: setup-test
 	$(PYTHON) -m pytest tests/soak
 
-bench: setup-run
+bench: setup-bench
 	$(PYTHON) -m everywire.lab
 
 clean:
 	rm -rf .venv build dist lab/build results .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -rf tests/browser/node_modules
+	rm -rf tests/browser/node_modules lab/peers/node_modules
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

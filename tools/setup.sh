@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Prepares this folder: `tools/setup.sh run` for running, `tools/setup.sh test` for the tests as well.
+# Prepares this folder: `tools/setup.sh run` for running, `tools/setup.sh test` for the tests as well,
+# `tools/setup.sh bench` for the benchmark's peers.
 #
 # Makes .venv, installs the package into it (editable), and for the tests fetches the real programs
 # they drive: from Debian's packages when we are root there, Node from PyPI and npm packages
@@ -11,6 +12,7 @@ cd "$(dirname "$0")/.."
 purpose="${1:-run}"
 venv=.venv
 browser=tests/browser
+peers=lab/peers
 
 say() { printf '==> %s\n' "$*" >&2; }
 fail() { printf '\n!!! %s\n' "$@" >&2; exit 1; }
@@ -114,19 +116,21 @@ check_node() {
     return 1
 }
 
+# install_npm_packages STAMP FOLDER
 install_npm_packages() {
-    local files=("$browser/package.json")
-    [ -f "$browser/package.json" ] || return 0
-    [ -f "$browser/package-lock.json" ] && files+=("$browser/package-lock.json")
-    [ -d "$browser/node_modules" ] && stamp npm "${files[@]}" && return 0
-    say "installing the npm packages of $browser"
+    local name=$1 folder=$2
+    local files=("$folder/package.json")
+    [ -f "$folder/package.json" ] || return 0
+    [ -f "$folder/package-lock.json" ] && files+=("$folder/package-lock.json")
+    [ -d "$folder/node_modules" ] && stamp "$name" "${files[@]}" && return 0
+    say "installing the npm packages of $folder"
     local command=(install --no-package-lock)
-    [ -f "$browser/package-lock.json" ] && command=(ci)
-    if (cd "$browser" && npm "${command[@]}" --no-audit --no-fund --loglevel=error </dev/null >&2); then
-        set_stamp npm "${files[@]}"
+    [ -f "$folder/package-lock.json" ] && command=(ci)
+    if (cd "$folder" && npm "${command[@]}" --no-audit --no-fund --loglevel=error </dev/null >&2); then
+        set_stamp "$name" "${files[@]}"
     else
         lacking+=("npm packages")
-        say "MISSING: the npm packages of $browser could not be installed"
+        say "MISSING: the npm packages of $folder could not be installed"
     fi
 }
 
@@ -141,12 +145,16 @@ case "$purpose" in
     test)
         install_package test ".[test]"
         check_programs
-        check_node && install_npm_packages
+        check_node && install_npm_packages npm "$browser"
         ;;
-    *) fail "usage: tools/setup.sh run|test" ;;
+    bench)
+        install_package bench ".[bench]"
+        check_node && install_npm_packages npm-peers "$peers"
+        ;;
+    *) fail "usage: tools/setup.sh run|test|bench" ;;
 esac
 
 if [ ${#lacking[@]} -gt 0 ]; then
     [ -z "${CI:-}" ] || fail "CI is set and these are missing: ${lacking[*]}"
-    say "WARNING: going on without: ${lacking[*]}. The tests that need them will say that they were skipped."
+    say "WARNING: going on without: ${lacking[*]}. What needs them will say so."
 fi

@@ -21,7 +21,7 @@ enum {
     STUCK_S = 5,                /* without any progress a phase ends */
 };
 
-enum wire { WEBSOCKET, SSE, STREAM, LONGPOLL, WIRES };
+enum wire { WEBSOCKET, SSE, STREAM, LONGPOLL, SOCKETIO, WIRES };
 
 struct options {
     enum wire wire;

@@ -55,7 +55,7 @@ void fail(int status, const char *format, ...)
 
 enum kind { TEXT, COUNT, SECONDS, WIRE, CURSOR, HELP };
 static const struct { const char *name; enum kind kind; void *value; const char *meaning; } known[] = {
-    {"wire", WIRE, &options.wire, "websocket (default), sse, stream or longpoll"},
+    {"wire", WIRE, &options.wire, "websocket (default), sse, stream, longpoll or socketio (over WebSocket)"},
     {"port", COUNT, &options.port, "port on 127.0.0.1"},
     {"path", TEXT, &options.path, "what readers ask for (/subscribe)"},
     {"publish-path", TEXT, &options.publish_path, "where messages are posted to (/publish)"},
@@ -73,7 +73,7 @@ static const struct { const char *name; enum kind kind; void *value; const char 
     {"help", HELP, NULL, "this text"},
 };
 enum { KNOWN = sizeof known / sizeof known[0] };
-static const char *const wire_names[WIRES] = {"websocket", "sse", "stream", "longpoll"};
+static const char *const wire_names[WIRES] = {"websocket", "sse", "stream", "longpoll", "socketio"};
 
 static void set_wire(const char *name)
 {

@@ -1,5 +1,5 @@
 /*
- * The connections: requests, frames, long polls, and the search for stamps.
+ * The connections: requests, frames, long polls, Socket.IO's greeting, and the search for stamps.
  *
  * Nothing is decoded that need not be. A stamp is "^" and 19 digits, which no
  * wire escapes, so it is looked for in the bytes as they come; only WebSocket
@@ -25,9 +25,12 @@
 #define SAMPLE_KEY "dGhlIHNhbXBsZSBub25jZQ=="
 #define SAMPLE_ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
+#define UPGRADE_FIELDS "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" \
+                       "Sec-WebSocket-Key: " SAMPLE_KEY "\r\n"
+
 static const char *const request_fields[WIRES] = {
-    [WEBSOCKET] = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-                  "Sec-WebSocket-Key: " SAMPLE_KEY "\r\n",
+    [WEBSOCKET] = UPGRADE_FIELDS,
+    [SOCKETIO] = UPGRADE_FIELDS,
     [SSE] = "Accept: text/event-stream\r\n",
     [STREAM] = "Accept: application/x-ndjson\r\n",
     [LONGPOLL] = "Accept: application/json\r\n",
@@ -38,15 +41,15 @@ enum {
     LOSSES_EXPLAINED = 3,
     MAX_CONTROL_BYTES = 125,
 };
-enum opcode { CLOSE = 8, PING = 9, PONG = 10 };
-enum state { CONNECTING, AWAITING_HEAD, READY, LOST };
+enum opcode { TEXT = 1, CLOSE = 8, PING = 9, PONG = 10 };
+enum state { CONNECTING, AWAITING_HEAD, GREETING, READY, LOST };    /* greeting: Socket.IO only */
 
 /* The frame being read; a read may end anywhere in it. */
 struct frame {
     uint8_t head[10], head_bytes, control_bytes;
     bool in_payload;
     uint64_t payload_left;
-    char control[MAX_CONTROL_BYTES];
+    char control[MAX_CONTROL_BYTES];    /* a control frame's payload; Socket.IO: how a text begins, too */
 };
 
 struct connection {
@@ -157,14 +160,32 @@ static void look_for_stamps(struct connection *c, const char *bytes, size_t leng
     }
 }
 
+static void become_ready(struct connection *c)
+{
+    c->state = READY;
+    last_progress_ns = now_ns();
+    if (c != &publisher)
+        ready_count++;
+}
+
 /* ---- WebSocket ---- */
 
-/* What clients send is masked; a mask of zeros leaves the payload as it is. */
-static void send_pong(struct connection *c)
+static bool is_websocket(void)
 {
-    char frame[6 + MAX_CONTROL_BYTES] = {(char)(0x80 | PONG), (char)(0x80 | c->frame.control_bytes)};
-    memcpy(frame + 6, c->frame.control, c->frame.control_bytes);
-    send_all(c, frame, 6u + c->frame.control_bytes);
+    return options.wire == WEBSOCKET || options.wire == SOCKETIO;
+}
+
+/* What clients send is masked; a mask of zeros leaves the payload as it is. */
+static void send_frame(struct connection *c, enum opcode opcode, const char *payload, size_t length)
+{
+    char frame[6 + MAX_CONTROL_BYTES] = {(char)(0x80 | opcode), (char)(0x80 | length)};
+    memcpy(frame + 6, payload, length);
+    send_all(c, frame, 6 + length);
+}
+
+static void send_text(struct connection *c, const char *text)
+{
+    send_frame(c, TEXT, text, strlen(text));
 }
 
 static uint8_t head_size(const struct frame *f)
@@ -186,11 +207,39 @@ static void begin_payload(struct frame *f)
     f->in_payload = true;
 }
 
+static bool begins_with(const struct frame *f, const char *text)
+{
+    return f->control_bytes >= strlen(text) && !memcmp(f->control, text, strlen(text));
+}
+
+/*
+ * Socket.IO over Engine.IO 4: the server opens (0), we ask for the namespace "/" (40), it agrees, we join the
+ * room by an event with an acknowledgement, and are ready when that comes. Later: events, and pings (2).
+ */
+static void on_packet(struct connection *c)
+{
+    const struct frame *f = &c->frame;
+    if (f->control_bytes == 1 && begins_with(f, "2"))
+        send_text(c, "3");
+    else if (c->state == READY)
+        return;
+    else if (begins_with(f, "0{"))
+        send_text(c, "40");
+    else if (begins_with(f, "40"))
+        send_text(c, "420[\"subscribe\",\"bench\"]");
+    else if (begins_with(f, "430[") && !memmem(f->control, f->control_bytes, "\"error\"", 7))
+        become_ready(c);
+    else
+        fail(REFUSED, "the server greeted with %.*s", (int)f->control_bytes, f->control);
+}
+
 static void end_frame(struct connection *c)
 {
     int opcode = c->frame.head[0] & 15;
     if (opcode == PING)
-        send_pong(c);
+        send_frame(c, PONG, c->frame.control, c->frame.control_bytes);
+    if (opcode == TEXT && options.wire == SOCKETIO)
+        on_packet(c);
     if (opcode == CLOSE)
         lose(c, "the server sent a close frame");
     c->frame = (struct frame){0};
@@ -207,12 +256,13 @@ static void read_frames(struct connection *c, const char *bytes, size_t length)
                 begin_payload(f);
         } else {
             part = length < f->payload_left ? length : (size_t)f->payload_left;
-            if (f->head[0] & 8) {
-                memcpy(f->control + f->control_bytes, bytes, part);
-                f->control_bytes += (uint8_t)part;
-            } else {
-                look_for_stamps(c, bytes, part);
+            if (f->head[0] & 8 || options.wire == SOCKETIO) {
+                size_t room = MAX_CONTROL_BYTES - f->control_bytes, kept = part < room ? part : room;
+                memcpy(f->control + f->control_bytes, bytes, kept);
+                f->control_bytes += (uint8_t)kept;
             }
+            if (!(f->head[0] & 8))
+                look_for_stamps(c, bytes, part);
             f->payload_left -= part;
         }
         bytes += part;
@@ -224,21 +274,13 @@ static void read_frames(struct connection *c, const char *bytes, size_t length)
 
 static void read_stream(struct connection *c, const char *bytes, size_t length)
 {
-    if (options.wire == WEBSOCKET)
+    if (is_websocket())
         read_frames(c, bytes, length);
     else
         look_for_stamps(c, bytes, length);
 }
 
 /* ---- answers ---- */
-
-static void become_ready(struct connection *c)
-{
-    c->state = READY;
-    last_progress_ns = now_ns();
-    if (c != &publisher)
-        ready_count++;
-}
 
 static void on_publish_answers(struct connection *c)
 {
@@ -293,12 +335,15 @@ static void on_head(struct connection *c)
     const char *end = strstr(all.bytes, "\r\n\r\n");
     if (!end)
         return;
-    if (status_of(all.bytes) != (options.wire == WEBSOCKET ? 101 : 200))
+    if (status_of(all.bytes) != (is_websocket() ? 101 : 200))
         refuse(all.bytes);
-    if (options.wire == WEBSOCKET && !strstr(all.bytes, SAMPLE_ACCEPT))
+    if (is_websocket() && !strstr(all.bytes, SAMPLE_ACCEPT))
         fail(REFUSED, "Sec-WebSocket-Accept is wrong or missing");
     c->unread = (struct buffer){0};
-    become_ready(c);
+    if (options.wire == SOCKETIO)
+        c->state = GREETING;
+    else
+        become_ready(c);
     read_stream(c, end + 4, all.length - (size_t)(end + 4 - all.bytes));
     buffer_free(&all);
 }
@@ -339,7 +384,7 @@ static void on_readable(struct connection *c)
     if (c != &publisher) {
         tally.reads++;
         tally.bytes += (uint64_t)length;
-        if (c->state == READY && options.wire != LONGPOLL) {
+        if (c->state >= GREETING && options.wire != LONGPOLL) {
             read_stream(c, bytes, (size_t)length);
             return;
         }

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from everywire.lab import command, tools
+from everywire.lab import command, run, tools
 from everywire.lab.plan import BASELINE, FIGURES, OURS, Cell, Figure, Scenario, Subject, scenarios
 from everywire.lab.prepare import longest_turn_s
 from everywire.lab.processes import NotRunning, cpu_s, lines_of, memory_bytes, start
@@ -216,6 +216,39 @@ def test_a_missing_nchan_is_told_with_its_package(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(tools, "MODULE_FOLDERS", (str(tmp_path),))
     with pytest.raises(tools.Missing, match="apt-get install libnginx-mod-nchan"):
         tools.find_nchan()
+
+
+def test_a_missing_node_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(tools.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(tools.Missing, match="no Node for a peer"):
+        tools.find_node_socketio()
+
+
+def test_a_missing_peer_of_npm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = tmp_path / "node"
+    node.write_text("")
+    node.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(tools, "sources", lambda: tmp_path)
+    with pytest.raises(tools.Missing, match=r"npm's socket\.io is not in .*: tools/setup.sh bench"):
+        tools.find_node_socketio()
+
+
+def test_a_missing_peer_of_pypi_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(tools.Missing, match="no Python module socketio for a peer"):
+        tools.find_python_socketio()
+
+
+def test_every_peer_of_a_scenario_is_looked_for_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_for: list[str] = []
+    for kind in run.REQUIRED:
+        monkeypatch.setitem(run.REQUIRED, kind, lambda kind=kind: looked_for.append(kind))
+    run.check_requirements([scenario for scenario in scenarios() if scenario.name in ("socketio", "sse")])
+    assert sorted(looked_for) == ["nchan", "node-socketio", "python-socketio"]
 
 
 def test_something_missing_ends_with_status_3(

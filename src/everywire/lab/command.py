@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the line and run."""
     parser = argparse.ArgumentParser(
-        prog="everywire.lab", description="Measure bare C, Everywire and nginx with Nchan in turn."
+        prog="everywire.lab",
+        description="Measure Everywire and its peers (bare C, nginx with Nchan, socket.io) in turn.",
     )
     add_arguments(parser)
     return run(parser.parse_args(arguments))

@@ -14,7 +14,9 @@ __all__ = [
     "BASELINE",
     "FIGURES",
     "NCHAN",
+    "NODE_SOCKETIO",
     "OURS",
+    "PYTHON_SOCKETIO",
     "Cell",
     "Figure",
     "Scenario",
@@ -29,7 +31,9 @@ class Subject:
 
     name: str
     kind: str
-    """baseline, everywire or nchan."""
+    """baseline, everywire, nchan, node-socketio or python-socketio."""
+    wire: str | None = None
+    """What its readers speak, where it differs from the scenario's wire."""
     heartbeat_s: float = 20.0
     window: int | None = None
     """Publications that a channel keeps; they are there before the measurement begins."""
@@ -41,6 +45,9 @@ class Subject:
 BASELINE = Subject(name="baseline", kind="baseline")
 OURS = Subject(name="everywire", kind="everywire")
 NCHAN = Subject(name="nchan", kind="nchan")
+NODE_SOCKETIO = Subject(name="node socket.io", kind="node-socketio")
+PYTHON_SOCKETIO = Subject(name="python-socketio", kind="python-socketio")
+PLAIN = Subject(name="everywire, plain", kind="everywire", wire="websocket")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +93,8 @@ def scenarios(quick: bool = False) -> tuple[Scenario, ...]:
                  saturate_s=closed),
         Scenario(name="longpoll", wire="longpoll", subjects=(OURS, NCHAN), idle_s=1.0, saturate_s=closed,
                  in_flight=1),
+        Scenario(name="socketio", wire="socketio", subjects=(PLAIN, OURS, NODE_SOCKETIO, PYTHON_SOCKETIO),
+                 idle_s=1.0, rate_s=steady, saturate_s=closed),
         Scenario(name="crowd", wire="websocket", subjects=everyone, readers=10_000, rate=2.0,
                  idle_s=1.0, rate_s=steady * 2, saturate_s=closed),
         Scenario(name="channels", wire="websocket", subjects=channels, rate_s=steady, saturate_s=closed),
@@ -152,6 +161,17 @@ FIGURES: tuple[Figure, ...] = (
     _beside("WebSocket, bursts of ten, CPU per delivery, of bare C", "baseline", "websocket", "burst", 0.35,
             0.2),
     _beside("long poll, CPU per cycle, of Nchan", "nchan", "longpoll", "saturate", 1.2, 0.9),
+    _beside("Socket.IO, steady, CPU per delivery, of our plain WebSocket", PLAIN.name, "socketio", "rate",
+            1.2),
+    _beside("Socket.IO, saturated, CPU per delivery, of our plain WebSocket", PLAIN.name, "socketio",
+            "saturate", 1.2),
+    _beside("Socket.IO, steady, CPU per delivery, of Node's", NODE_SOCKETIO.name, "socketio", "rate", 0.5),
+    _beside("Socket.IO, saturated, CPU per delivery, of Node's", NODE_SOCKETIO.name, "socketio", "saturate",
+            0.5),
+    _beside("Socket.IO, steady, CPU per delivery, of python-socketio's", PYTHON_SOCKETIO.name, "socketio",
+            "rate"),
+    _beside("Socket.IO, saturated, CPU per delivery, of python-socketio's", PYTHON_SOCKETIO.name, "socketio",
+            "saturate"),
     Figure(title="10,000 readers, ratio to bare C, of that at 1,000", must=1.15,
            over=(Cell("crowd", "everywire", "rate"), Cell("websocket", "baseline", "rate")),
            under=(Cell("crowd", "baseline", "rate"), Cell("websocket", "everywire", "rate"))),
@@ -168,6 +188,9 @@ FIGURES: tuple[Figure, ...] = (
     _alone("memory per idle SSE reader", Cell("sse", "everywire", "idle", MEMORY), "B", 4096.0, 2560.0),
     _alone("memory per idle NDJSON reader", Cell("stream", "everywire", "idle", MEMORY), "B"),
     _alone("memory per waiting long poll", Cell("longpoll", "everywire", "idle", MEMORY), "B"),
+    _alone("memory per idle Socket.IO reader", Cell("socketio", "everywire", "idle", MEMORY), "B"),
+    _alone("memory per idle Socket.IO reader, Node's", Cell("socketio", NODE_SOCKETIO.name, "idle", MEMORY),
+           "B"),
     _alone("memory per idle WebSocket reader, 10,000 of them", Cell("crowd", "everywire", "idle", MEMORY),
            "B", 4096.0, 2560.0),
     _alone("memory per idle WebSocket reader, TLS", Cell("idle-websocket-tls", "everywire", "idle", MEMORY),
@@ -175,6 +198,9 @@ FIGURES: tuple[Figure, ...] = (
     _alone("memory per idle SSE reader, TLS", Cell("idle-sse-tls", "everywire", "idle", MEMORY), "B"),
     _alone("WebSocket handshake, CPU", Cell("websocket", "everywire", "connect"), "µs", 35.0, 20.0),
     _alone("WebSocket handshake, CPU, TLS", Cell("idle-websocket-tls", "everywire", "connect"), "µs"),
+    _alone("Socket.IO greeting and subscription, CPU", Cell("socketio", "everywire", "connect"), "µs"),
+    _alone("Socket.IO greeting and subscription, CPU, Node's",
+           Cell("socketio", NODE_SOCKETIO.name, "connect"), "µs"),
     _alone("10,000 idle WebSocket readers with heartbeats, of a core",
            Cell("idle-websocket", "everywire", "idle", IDLE_CPU), "%", 3.0),
     _alone("10,000 idle SSE readers with heartbeats, of a core",

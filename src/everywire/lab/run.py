@@ -11,8 +11,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,26 @@ from everywire.lab.plan import Scenario, Subject
 from everywire.lab.prepare import longest_turn_s
 from everywire.lab.processes import NotRunning, end, last_words, lines_of, start
 from everywire.lab.servers import SERVER_LOG, Running, make_certificate, running
-from everywire.lab.tools import Missing, Tools, find_nchan, find_openssl
+from everywire.lab.tools import (
+    Missing,
+    Tools,
+    find_nchan,
+    find_node_socketio,
+    find_openssl,
+    find_python_socketio,
+)
 
 __all__ = ["Cores", "Row", "check_requirements", "rounds", "run_once", "two_cores"]
 
 Row = dict[str, Any]
 """What one phase of one run gave: its place in the plan, and the values the generator printed."""
+
+REQUIRED: Mapping[str, Callable[[], object]] = {
+    "nchan": find_nchan,
+    "node-socketio": find_node_socketio,
+    "python-socketio": find_python_socketio,
+}
+"""What finds the programs that a kind of subject needs."""
 
 SLACK_S = 60.0
 """For connecting, settling and draining, beside the measured seconds."""
@@ -52,8 +66,10 @@ def two_cores() -> Cores:
 
 def check_requirements(chosen: Sequence[Scenario]) -> None:
     """Raise `Missing` for a program that some scenario needs, before anything is measured."""
-    if any(subject.kind == "nchan" for scenario in chosen for subject in scenario.subjects):
-        find_nchan()
+    kinds = {subject.kind for scenario in chosen for subject in scenario.subjects}
+    for kind, find in REQUIRED.items():
+        if kind in kinds:
+            find()
     if any(scenario.tls for scenario in chosen):
         find_openssl()
 
@@ -78,7 +94,8 @@ def run_once(scenario: Scenario, subject: Subject, tools: Tools, cores: Cores) -
         try:
             certificate = make_certificate(folder) if subject.tls else None
             with running(subject, tools, cores.server, folder, certificate) as server:
-                return _generate(scenario, server, tools, cores, folder)
+                wire = subject.wire or scenario.wire
+                return _generate(replace(scenario, wire=wire), server, tools, cores, folder)
         except (NotRunning, OSError, subprocess.SubprocessError, ValueError) as error:
             said = last_words(folder / SERVER_LOG)
             return [{"phase": "failed", "reason": f"{error}; the server's last words: {said}"}]

@@ -14,7 +14,7 @@ from pathlib import Path
 from everywire.lab.plan import Subject
 from everywire.lab.prepare import publish_to, watch
 from everywire.lab.processes import end, free_port, start, wait_until_it_listens
-from everywire.lab.tools import Tools, find_nchan, find_openssl
+from everywire.lab.tools import Tools, find_nchan, find_node_socketio, find_openssl, find_python_socketio
 
 __all__ = ["SERVER_LOG", "Running", "make_certificate", "running"]
 
@@ -76,6 +76,8 @@ class Running:
 
     def path(self, wire: str) -> str:
         """Return what a reader on the wire asks for."""
+        if wire == "socketio":
+            return "/socket.io/?EIO=4&transport=websocket"
         if self.kind == "everywire":
             return "/channels/bench?wait=25" if wire == "longpoll" else "/channels/bench"
         return "/poll" if wire == "longpoll" else "/subscribe"
@@ -97,12 +99,7 @@ def running(
 ) -> Iterator[Running]:
     """Start a subject in an empty folder, bring it into its state, and end it afterwards."""
     port = free_port()
-    if subject.kind == "baseline":
-        command: list[str | Path] = [tools.baseline, str(port)]
-    elif subject.kind == "nchan":
-        command = _nchan_command(port, folder)
-    else:
-        command = _everywire_command(subject, port, folder, certificate)
+    command = _command(subject, tools, port, folder, certificate)
     with ExitStack() as ending:
         process = start(command, core=core, log=folder / SERVER_LOG, environ=_environ())
         ending.callback(end, process)
@@ -110,6 +107,22 @@ def running(
         if subject.kind == "everywire" and not subject.tls:
             ending.enter_context(_state_of(subject, port))
         yield Running(process.pid, port, subject.kind, certificate)
+
+
+def _command(
+    subject: Subject, tools: Tools, port: int, folder: Path, certificate: Path | None
+) -> list[str | Path]:
+    match subject.kind:
+        case "baseline":
+            return [tools.baseline, str(port)]
+        case "nchan":
+            return _nchan_command(port, folder)
+        case "node-socketio":
+            return [*find_node_socketio(), str(port)]
+        case "python-socketio":
+            return [sys.executable, find_python_socketio(), str(port)]
+        case _:
+            return _everywire_command(subject, port, folder, certificate)
 
 
 @contextmanager

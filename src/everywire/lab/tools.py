@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Missing", "Tools", "build", "find_nchan", "find_openssl"]
+__all__ = [
+    "Missing",
+    "Tools",
+    "build",
+    "find_nchan",
+    "find_node_socketio",
+    "find_openssl",
+    "find_python_socketio",
+]
 
 C_FLAGS = ("-O2", "-Wall", "-Wextra", "-std=gnu11")
 COMPILE_TIMEOUT_S = 120.0
@@ -84,6 +94,26 @@ def find_nchan() -> Nchan:
         if module.is_file():
             return Nchan(Path(nginx), module)
     raise Missing("nginx is here without its Nchan module: apt-get install libnginx-mod-nchan")
+
+
+def find_node_socketio() -> tuple[Path, Path]:
+    """Find Node and the server that runs npm's socket.io on it."""
+    here = str(Path(sys.executable).parent)
+    node = shutil.which("node", path=os.pathsep.join([here, os.environ.get("PATH", "")]))
+    if node is None:
+        raise Missing("there is no Node for a peer: tools/setup.sh bench, or apt-get install nodejs npm")
+    server = sources() / "peers" / "node_socketio.mjs"
+    if not (server.parent / "node_modules" / "socket.io" / "package.json").is_file():
+        raise Missing(f"npm's socket.io is not in {server.parent}: tools/setup.sh bench")
+    return Path(node), server
+
+
+def find_python_socketio() -> Path:
+    """Find the server that runs python-socketio on uvicorn, and both of them in this environment."""
+    for module in ("socketio", "uvicorn"):
+        if importlib.util.find_spec(module) is None:
+            raise Missing(f"there is no Python module {module} for a peer: tools/setup.sh bench")
+    return sources() / "peers" / "python_socketio.py"
 
 
 def find_openssl() -> Path:
