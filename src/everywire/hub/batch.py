@@ -27,6 +27,7 @@ class Chunk(NamedTuple):
     """One joined write, and where its reader stands after it."""
 
     framed: Any
+    """Empty when the encoder had nothing to say of the items: then nothing is written."""
     offsets: tuple[int, ...]
     publications: int
     epochs: tuple[str, ...]
@@ -198,7 +199,7 @@ class Batch:
         offsets = tuple(self.offsets)
         payload = form.encoder.encode(self.items, form.position(offsets, self.epochs))
         return Chunk(
-            form.framing.frame(payload),
+            form.framing.frame(payload) if payload else b"",
             offsets,
             len(self.items) - self.gaps,
             self.epochs,

@@ -156,7 +156,8 @@ class CatchUp:
             reader.close()
             write(chunk.framed)
             return
-        reader.write(chunk.framed)
+        if chunk.framed:
+            reader.write(chunk.framed)
         if reader.is_closed or reader.is_stalled:
             return
         if chunk.offsets == group.heads() and chunk.epochs == group.epochs:

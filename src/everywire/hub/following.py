@@ -21,6 +21,7 @@ from everywire.core.publication import Publication
 from everywire.hub.channel import Channel
 from everywire.hub.group import Group
 from everywire.hub.interfaces import Scheduler
+from everywire.hub.marks import Marks
 from everywire.hub.recovery import PageReader
 
 __all__ = ["Follower"]
@@ -31,7 +32,17 @@ _RETRY_S: Final = 1.0
 class Follower:
     """Keeps what the hub knows of its channels equal to their logs."""
 
-    __slots__ = ("_budget", "_channels", "_fresh", "_groups", "_limits", "_log", "_pages", "_scheduler")
+    __slots__ = (
+        "_budget",
+        "_channels",
+        "_fresh",
+        "_groups",
+        "_limits",
+        "_log",
+        "_marks",
+        "_pages",
+        "_scheduler",
+    )
 
     def __init__(
         self,
@@ -43,6 +54,7 @@ class Follower:
         scheduler: Scheduler,
         limits: Limits,
         budget: Budget,
+        marks: Marks,
     ) -> None:
         self._log = log
         self._pages = pages
@@ -52,6 +64,7 @@ class Follower:
         self._scheduler = scheduler
         self._limits = limits
         self._budget = budget
+        self._marks = marks
 
     # -- beginning and ending -------------------------------------------------
 
@@ -151,6 +164,9 @@ class Follower:
         if channel.fresh_bytes > self._limits.max_fresh_bytes:
             # The fan-out cannot follow; who has not been given these yet re-reads the log.
             channel.drop_fresh(publications[0].offset - 1)
+        for publication in publications:
+            if publication.tags:
+                self._marks.tell(channel.name, publication)
         self._fresh(channel)
 
     def _begin_after(self, channel: Channel, offset: int) -> None:

@@ -92,6 +92,8 @@ class Cohort:
     def _write(self, chunk: Chunk) -> None:
         before = self.offsets, self.publications
         self._advance(chunk)
+        if not chunk.framed:
+            return
         # What is not taken stalls its member, which then leaves the members: walk over a copy.
         members = iter(list(self.members.items()))
         try:

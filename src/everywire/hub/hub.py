@@ -31,6 +31,7 @@ from everywire.hub.fetch import Fetched, fetch
 from everywire.hub.following import Follower
 from everywire.hub.group import Group
 from everywire.hub.interfaces import Cancellable, Encoder, Framing, Scheduler, Subscriber
+from everywire.hub.marks import Marks
 from everywire.hub.reader import Reader
 from everywire.hub.recovery import LATEST, PageReader, Start, place_at
 
@@ -61,11 +62,14 @@ class Hub:
         self.on_read: Callable[[str, Place | None], None] | None = None
         """Called before a channel is read, by a reader or for a page, with the place that the reader comes
         from, if it comes from one. It raises nothing."""
+        self.marks = Marks()
+        """Who is to hear of publications that name them, before they are written."""
         self._budget = budget or Budget(self.limits.log_budget_bytes)
         self._scheduler = scheduler
         self._channels: dict[str, Channel] = {}
         self._groups: dict[tuple[object, ...], Group] = {}
         self._listeners: dict[str, list[Group]] = {}
+        self._held: dict[str, int] = {}
         self._stalled: dict[Reader, float] = {}
         self._unfinished = 0
         self._broadcasts: dict[str, list[Callable[[bytes, str], None]]] = {}
@@ -85,6 +89,7 @@ class Hub:
             scheduler,
             self.limits,
             self._budget,
+            self.marks,
         )
 
     # -- life -----------------------------------------------------------------
@@ -135,6 +140,10 @@ class Hub:
     def time(self) -> float:
         """Return the monotonic time that `deadlines` goes by, in seconds."""
         return self._scheduler.time()
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call back in the next turn of the event loop."""
+        self._scheduler.call_soon(callback)
 
     # -- reading ----------------------------------------------------------------
 
@@ -262,6 +271,37 @@ class Hub:
         """Read what one checked channel keeps after an offset, as `everywire.brokers.base.Log.read` does:
         from this process's tail where it reaches, and once for all who ask for the same."""
         self._pages.read(channel, after, max_publications, max_bytes, done)
+
+    def hold(self, channel: str, known: Callable[[EverywireError | None], None] | None = None) -> None:
+        """Follow a checked channel until `release`, as if it had a reader. ``known`` is called once, when
+        `place` can say where it stands, or with the error because of which nobody knows yet."""
+        self._held[channel] = self._held.get(channel, 0) + 1
+        followed = self._channels.get(channel) or self._make_channel(channel)
+        if known is None:
+            return
+        if followed.is_known:
+            known(None)
+        else:
+            followed.waiting.append(known)
+
+    def release(self, channel: str) -> None:
+        """Follow a channel no longer for the sake of one `hold`."""
+        self._held[channel] -= 1
+        if not self._held[channel]:
+            del self._held[channel]
+            self._let_go(self._channels[channel])
+
+    def place(self, channel: str, since: Place | None = None) -> Place | None:
+        """Return where a followed channel stands, as far as this node has heard; None when it does not know.
+
+        With ``since``, return that place moved over offsets that are never used: nothing was missed there.
+        """
+        found = self._channels.get(channel)
+        if found is None or not found.is_known:
+            return None if since is None else since
+        if since is None:
+            return Place(found.epoch, found.head)
+        return Place(since.epoch, found.settled(since.offset)) if since.epoch == found.epoch else since
 
     def subscribers(self, channel: str) -> int:
         """Return how many readers of this process a channel has."""
@@ -407,5 +447,10 @@ class Hub:
             listeners.remove(group)
             if not listeners:
                 del self._listeners[channel.name]
-                del self._channels[channel.name]
-                self._follower.end(channel)
+                self._let_go(channel)
+
+    def _let_go(self, channel: Channel) -> None:
+        """Follow a channel no longer that nobody reads and nobody holds."""
+        if channel.name not in self._listeners and channel.name not in self._held:
+            del self._channels[channel.name]
+            self._follower.end(channel)

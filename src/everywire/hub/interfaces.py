@@ -46,7 +46,8 @@ class Encoder(Protocol):
     """Whether signs of life go out also while publications flow, because they are answered (pings)."""
 
     def encode(self, items: Sequence[Item], position: str) -> Any:
-        """Return the payload that tells the items; ``position`` is where the reader stands after them."""
+        """Return the payload that tells the items; ``position`` is where the reader stands after them. An
+        empty one is not written: all these readers pass the items over."""
 
 
 class Framing(Protocol):

@@ -150,6 +150,20 @@ class Reader:
         if not self.is_stalled:
             self.hub.queue(self)
 
+    def pass_over(self, channel: str, offset: int) -> bool:
+        """Stand behind a publication that the others are about to be given; say whether that is possible: it
+        is when this reader is live and has all that comes before it in the channel."""
+        cohort, group = self.cohort, self.group
+        if cohort is None:
+            return False
+        offsets = cohort.offsets
+        for index, read in enumerate(group.channels):
+            if read.name == channel and offsets[index] == offset - 1:
+                del cohort.members[self]
+                self.move_to(group.join(self, (*offsets[:index], offset, *offsets[index + 1 :])))
+                return True
+        return False
+
     def write(self, framed: Any) -> None:
         """Let the subscriber take a framed chunk, whatever its socket holds."""
         self.subscriber.write(framed)
