@@ -247,3 +247,31 @@ def test_what_is_remembered_is_bounded() -> None:
                 pass
     assert len(quotas._refusals) <= 5
     assert len(quotas._connections) <= 5 and len(quotas._channels) <= 5
+
+
+def test_as_many_may_begin_to_poll_as_may_be_connected() -> None:
+    """Each request without a pass is a new client, a member of its channels for a minute: some thousand of
+    them took all leases that there are."""
+    quotas, clock = make(replace(LIMITS, presence_ttl_s=60.0))
+    for _ in range(3):
+        quotas.admit_poller(NOBODY, "192.0.2.1")
+    with pytest.raises(LimitExceeded, match="address"):
+        quotas.admit_poller(NOBODY, "192.0.2.1")
+    for identity, peer in ((NOBODY, "192.0.2.2"), (NOBODY, "127.0.0.1"), (KEY, "192.0.2.1")):
+        quotas.admit_poller(identity, peer)
+    for number in range(2):
+        quotas.admit_poller(ANN, f"192.0.2.1{number}")
+    with pytest.raises(LimitExceeded, match="user"):
+        quotas.admit_poller(ANN, "192.0.2.19")
+    clock.now_s += 20.0  # a third of their members has gone
+    quotas.admit_poller(NOBODY, "192.0.2.1")
+    with pytest.raises(LimitExceeded):
+        quotas.admit_poller(NOBODY, "192.0.2.1")
+    assert quotas.refused_connections == 3
+
+
+def test_pollers_are_not_counted_where_nobody_is() -> None:
+    unlimited = replace(LIMITS, max_connections_per_address=0, max_connections_per_user=0)
+    for quotas, _ in (make(dev=True), make(unlimited)):
+        for _ in range(10):
+            quotas.admit_poller(ANN, "192.0.2.1")

@@ -587,3 +587,21 @@ async def test_ticks_are_bounded() -> None:
         client = await world.connected(connect={"ticks": 1000})
         await world.settle(3)
         assert [tick["n"] for tick in client.of("tick")] == [1, 2, 3]
+
+
+async def test_new_polling_clients_are_counted_and_those_that_go_on_are_not() -> None:
+    limits = Limits(max_connections_per_address=2)
+    async with World(limits=limits) as world:
+        request = AuthRequest(transport="poll", peer="192.0.2.1")
+        first = await world.connected(transport="poll", request=request)
+        shown = {"session": first.of("connect")[0]["session"]}
+        await world.connected(transport="poll", request=request)
+        for _ in range(3):
+            client = await world.connected(transport="poll", request=request, connect=shown)
+            assert client.of("connect")[0]["client"] == first.of("connect")[0]["client"]
+        refused = world.client(transport="poll", request=request)
+        refused.send_commands({"id": 1, "connect": {}})
+        await world.settle()
+        assert refused.end is not None and refused.end[0] == codes.CONNECTION_LIMIT.number
+        elsewhere = replace(request, peer="192.0.2.2")
+        await world.connected(transport="poll", request=elsewhere)

@@ -61,6 +61,11 @@ class Quotas:
         self._of_address: dict[str, int] = {}
         self._of_user: dict[str, int] = {}
         keys = limits.max_quota_keys
+        ttl_s, per_address, per_user = (
+            limits.presence_ttl_s, limits.max_connections_per_address, limits.max_connections_per_user
+        )  # fmt: skip
+        self._pollers_of_address = Buckets(per_address / ttl_s, per_address, keys)
+        self._pollers_of_user = Buckets(per_user / ttl_s, per_user, keys)
         self._connections = Buckets(
             limits.publish_rate_per_connection, limits.publish_burst_per_connection, keys
         )
@@ -93,6 +98,27 @@ class Quotas:
         if user:
             self._of_user[user] = self._of_user.get(user, 0) + 1
         return Admission(self, address, user)
+
+    def admit_poller(self, identity: Identity, peer: str) -> None:
+        """Count a client that begins to poll; raise `LimitExceeded` when there are too many new ones.
+
+        It holds no connection between two requests, but for some time it is a member of its channels, as one
+        that is connected: so in that time as many may begin as may be connected.
+        """
+        if self._is_dev or identity.may_all:
+            return
+        now_s = self._clock()
+        counted = (
+            (self._pollers_of_address, _counted(peer), "too many clients of this address begin to poll"),
+            (self._pollers_of_user, identity.user, "too many clients of this user begin to poll"),
+        )
+        for buckets, key, sentence in counted:
+            if key and buckets.wait_s(key, now_s):
+                self.refused_connections += 1
+                raise LimitExceeded(sentence)
+        for buckets, key, _ in counted:
+            if key:
+                buckets.take(key, now_s)
 
     def give_back(self, address: str, user: str) -> None:
         """Count a connection out (`Admission.release`)."""

@@ -121,6 +121,8 @@ class _Connecting:
         try:
             if self._pass is not None:
                 self._check_pass(self._pass)
+            elif line.transport == POLL:
+                line.shared.quotas.admit_poller(line.identity, line.peer)
             line.admission = line.shared.quotas.admit(line.identity, line.peer)
             wanted = self._server_side()
         except EverywireError as error:

@@ -62,7 +62,7 @@ class Leasing:
         self._room = 0.0
         self._wake = asyncio.Event()
         self._retry_s = 0.0
-        self._is_behind = False
+        self._is_behind = self._is_full = False
         self._task: asyncio.Task[None] | None = None
         self.writes = 0
         """Leases written or dropped."""
@@ -213,10 +213,13 @@ class Leasing:
         if puts:
             try:
                 await self._broker.leases.put_many(puts)
+                self._is_full = False
             except BrokerBusy as error:
                 # The rest of them is written; whoever had no room is tried again when its renewal is due.
                 self.failures += 1
-                _log.warning("presence is incomplete: %s", error)
+                if not self._is_full:  # one line, not one for each batch as long as it lasts
+                    _log.warning("presence is incomplete: %s", error)
+                self._is_full = True
         if drops:
             await self._broker.leases.drop_many(drops)
         self.writes += len(puts) + len(drops)
