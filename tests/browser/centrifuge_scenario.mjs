@@ -3,10 +3,11 @@
 // The function stands for itself, so that it can be sent into a browser. It returns a list of {name, ok, detail};
 // what it needs the server to do it asks for by the rpc `act` (tests/e2e/test_centrifuge_js.py).
 
-export async function scenario({ Centrifuge, base, transport, protocol, secret, options }) {
+export async function scenario({ Centrifuge, base, transport, protocol, secret, options, inner = "", path = "" }) {
   const isBinary = protocol === "protobuf";
-  const user = `user-${transport}-${protocol}`;
-  const name = (what) => `${what}.${transport}.${protocol}`;
+  const wire = transport + inner; // what a transport of more than one way goes by
+  const user = `user-${wire}-${protocol}`;
+  const name = (what) => `${what}.${wire}.${protocol}`;
   const pack = (value) => (isBinary ? new TextEncoder().encode(JSON.stringify(value)) : value);
   const unpack = (data) => {
     if (!isBinary) return data;
@@ -56,7 +57,8 @@ export async function scenario({ Centrifuge, base, transport, protocol, secret, 
 
   function client(who, claims, tokenSeconds) {
     let calls = 0;
-    const endpoint = `${transport === "websocket" ? base.replace(/^http/, "ws") : base}/connection/${transport}`;
+    const origin = transport === "websocket" ? base.replace(/^http/, "ws") : base;
+    const endpoint = origin + (path || `/connection/${transport}`);
     const made = new Centrifuge([{ transport, endpoint }], {
       ...options,
       emulationEndpoint: `${base}/emulation`,
@@ -96,7 +98,7 @@ export async function scenario({ Centrifuge, base, transport, protocol, secret, 
   const connected = once(own, "connected");
   own.connect();
   const first = await connected;
-  check("connect", first.client && first.transport === transport, JSON.stringify(first));
+  check("connect", first.client && first.transport === (inner ? `${transport}-${inner}` : transport), JSON.stringify(first));
   same("connect data", unpack(first.data), { welcome: user, said: { hello: user } });
   same("server-side subscription", serverSide, [[name("news"), false, undefined]]);
   await act("publish", { channel: name("news"), values: ["extra"] });

@@ -27,8 +27,9 @@ _OUTAGE_S: Final = 0.3
 class Interop:
     """A server, and a cable to it for each user."""
 
-    def __init__(self, site: Site, stack: AsyncExitStack) -> None:
+    def __init__(self, site: Site, stack: AsyncExitStack, resets: bool) -> None:
         self.site = site
+        self._resets = resets
         self._stack = stack
         self._cables: dict[str, Cable] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,7 +104,7 @@ class Interop:
             await asyncio.sleep(0.05)
             third = len(values) // 3
             await self.site.publish(channel, *values[:third])
-            cable.cut()
+            cable.cut(resets=self._resets)
             await self.site.publish(channel, *values[third : 2 * third])
             if data.get("trim"):
                 await self.site.publish(channel, *values)
@@ -119,8 +120,8 @@ class Interop:
 
 
 @asynccontextmanager
-async def interop(host: str = "own") -> AsyncIterator[Interop]:
-    """Run a server with tokens and rules, for clients from anywhere."""
+async def interop(host: str = "own", *, resets: bool = False) -> AsyncIterator[Interop]:
+    """Run a server with tokens and rules, for clients from anywhere; its cables may be cut with resets."""
     rules = dict.fromkeys((Action.READ, Action.PUBLISH, Action.PRESENCE), _OPEN)
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(
@@ -134,7 +135,7 @@ async def interop(host: str = "own") -> AsyncIterator[Interop]:
                 limits=Limits(leave_debounce_s=0.1),
             )
         )
-        server = Interop(site, stack)
+        server = Interop(site, stack, resets)
         server.register()
         try:
             yield server
