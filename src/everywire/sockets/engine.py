@@ -82,6 +82,10 @@ class Home(Protocol):
         """Count an upgrade that was done, or came to nothing."""
 
 
+def _is_binary(packet: Wire) -> bool:
+    return packet[0]
+
+
 class _AsPackets:
     """The framing of what polls take: packets, until it is known which go together."""
 
@@ -113,6 +117,7 @@ class Engine(Heartbeat):
         "_poll",
         "_probe",
         "_socket",
+        "is_base64",
         "is_ended",
         "peer",
         "queued_bytes",
@@ -153,6 +158,8 @@ class Engine(Heartbeat):
         self.request = request
         self.peer = request.peer
         self.queued_bytes = 0
+        self.is_base64 = False
+        """Whether the client cannot take binary payloads (version 3)."""
         self.is_ended = False
         self.upper: Upper = NOBODY
         if socket is not None:
@@ -291,7 +298,10 @@ class Engine(Heartbeat):
             packets = self._take_out(poll.max_packets)
             self._poll = None
             self._tell_upper()
-            poll.answer(self._payload(packets))
+            if self.protocol == 3 and not (self.is_base64 or poll.is_text) and any(map(_is_binary, packets)):
+                poll.answer(payload_v3.encode_binary_payload(packets), binary=True)
+            else:
+                poll.answer(self._payload(packets))
             self._look_whether_to_read()
 
     def _take_out(self, most: int | None = None) -> list[Wire]:

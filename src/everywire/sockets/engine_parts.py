@@ -1,7 +1,7 @@
 """What an Engine.IO connection asks of whoever carries it, so that it knows neither HTTP nor WebSocket.
 
 A transport gives a connection `Poll`, `Post` and `WebSocket` objects, each of which stands for one request.
-Of a socket it tells whoever listens to it at the moment: a probe first, the connection itself after the upgrade.
+Of a socket it tells whoever listens to it at the moment: a probe first, the connection after the upgrade.
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ class Poll(Protocol):
     def max_packets(self) -> int:
         """The most packets that its client takes in one answer."""
 
-    def answer(self, payload: bytes) -> None:
-        """Answer with a payload."""
+    @property
+    def is_text(self) -> bool:
+        """Whether its client can take nothing but text."""
+
+    def answer(self, payload: bytes, *, binary: bool = False) -> None:
+        """Answer with a payload of text, or of bytes."""
 
     def refuse(self) -> None:
         """Answer that this is a bad request."""

@@ -98,13 +98,16 @@ class Engines:
         *,
         socket: WebSocket | None = None,
         admission: Admission = FREE,
+        is_base64: bool = False,
     ) -> Engine:
         """Open a connection that polls, or one over a WebSocket; ``admission`` is given back at its end.
+        ``is_base64`` is for clients of version 3 that take no binary payloads.
 
         Raises what ``accept`` raises. A connection that it closed is ended when this returns.
         """
         sid = f"{self.label}.{secrets.token_urlsafe(_TOKEN_BYTES)}"
         engine = Engine(self, sid, request, protocol, admission, socket)
+        engine.is_base64 = is_base64
         self._engines[sid] = engine
         self.opened += 1
         options = self.options

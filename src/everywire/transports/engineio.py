@@ -28,7 +28,7 @@ from everywire.sockets.engines import Accept, Engines, owner_of
 from everywire.sockets.link import POLLING, WEBSOCKET
 from everywire.transports.engineio_answers import ErrorCode, answer_taken, refuse, refuse_error
 from everywire.transports.engineio_jsonp import refuse_script
-from everywire.transports.engineio_polling import Asked, WaitingPoll, give_word, take_payload
+from everywire.transports.engineio_polling import Asked, WaitingPoll, give, take_payload
 from everywire.transports.engineio_socket import EngineSocket
 from everywire.transports.exchange import Exchange
 from everywire.transports.gate import Cors, Refusal
@@ -161,7 +161,7 @@ class EngineIo:
         if word is None:
             raise _Bad(ErrorCode.UNKNOWN_SID)
         exchange.attend(WholeAnswer(), self._polling)
-        give_word(asked, word)
+        give(asked, word)
 
     # -- new ones ----------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ class EngineIo:
         word = self.engines.take_word(engine.sid)
         if word is None:
             raise _Bad(ErrorCode.FORBIDDEN, 403)
-        give_word(asked, word)
+        give(asked, word)
 
     def _open_socket(self, asked: Asked, admission: Admission) -> bool:
         socket = EngineSocket()
@@ -201,7 +201,14 @@ class EngineIo:
 
     def _engine(self, asked: Asked, socket: EngineSocket | None, admission: Admission) -> Engine:
         auth = auth_request(asked.exchange.request, self._options.name)
-        return self.engines.open(auth, asked.protocol, self._accept, socket=socket, admission=admission)
+        return self.engines.open(
+            auth,
+            asked.protocol,
+            self._accept,
+            socket=socket,
+            admission=admission,
+            is_base64=asked.is_base64,
+        )
 
 
 def _parameters(query: str) -> dict[str, str]:

@@ -35,6 +35,7 @@ _NO_STORE: Final = (b"cache-control", b"no-store")
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 _VARY: Final = (b"vary", b"Origin")
 _TEXT: Final = b"text/plain; charset=UTF-8"
+_BYTES: Final = b"application/octet-stream"
 _SCRIPT: Final = b"text/javascript; charset=UTF-8"
 _PAGE: Final = b"text/html; charset=UTF-8"
 _JSON: Final = b"application/json"
@@ -45,9 +46,9 @@ def _headers(content_type: bytes, cors: Cors) -> Cors:
     return ((b"content-type", content_type), _NO_STORE, _NOSNIFF, _VARY, *cors)
 
 
-def answer_payload(exchange: Exchange, payload: bytes, cors: Cors) -> None:
+def answer_payload(exchange: Exchange, payload: bytes, cors: Cors, *, binary: bool = False) -> None:
     """Answer a poll."""
-    exchange.respond(200, _headers(_TEXT, cors), payload)
+    exchange.respond(200, _headers(_BYTES if binary else _TEXT, cors), payload)
 
 
 def answer_script(exchange: Exchange, script: bytes, cors: Cors) -> None:

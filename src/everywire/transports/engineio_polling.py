@@ -29,7 +29,7 @@ from everywire.transports.engineio_answers import (
 from everywire.transports.exchange import Exchange, Request
 from everywire.transports.gate import Cors
 
-__all__ = ["Asked", "WaitingPoll", "give_word", "take_payload"]
+__all__ = ["Asked", "WaitingPoll", "give", "take_payload"]
 
 _PYTHON: Final = re.compile(r"python|aiohttp", re.IGNORECASE)
 _PYTHON_PACKETS: Final = 16
@@ -57,10 +57,10 @@ def max_packets(request: Request) -> int:
     return _PYTHON_PACKETS if agent and _PYTHON.search(agent) else sys.maxsize
 
 
-def give_word(asked: Asked, payload: bytes) -> None:
-    """Answer a poll with a payload that is known already."""
+def give(asked: Asked, payload: bytes, *, binary: bool = False) -> None:
+    """Answer a poll with a payload."""
     if asked.script is None:
-        answer_payload(asked.exchange, payload, asked.cors)
+        answer_payload(asked.exchange, payload, asked.cors, binary=binary)
     else:
         answer_script(asked.exchange, encode_jsonp(asked.script, payload), asked.cors)
 
@@ -78,10 +78,15 @@ class WaitingPoll:
 
     # -- what the connection asks (Poll) -------------------------------------------------
 
-    def answer(self, payload: bytes) -> None:
-        """Answer with a payload."""
+    @property
+    def is_text(self) -> bool:
+        """Whether the client can take nothing but text: a script."""
+        return self._asked.script is not None
+
+    def answer(self, payload: bytes, *, binary: bool = False) -> None:
+        """Answer with a payload of text, or of bytes."""
         self._engine = None
-        give_word(self._asked, payload)
+        give(self._asked, payload, binary=binary)
 
     def refuse(self) -> None:
         """Answer that this is a bad request."""

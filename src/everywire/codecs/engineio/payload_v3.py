@@ -1,12 +1,11 @@
 """Payloads of polling in Engine.IO 3: each packet with its length before it. No I/O.
 
 After the Engine.IO protocol 3, "Encoding / Payload". As text: ``<length>:<packet>``, the length in UTF-16
-code units (the length of a JavaScript string), a binary message as ``b4`` and base64. As bytes, which
-clients may send: a byte 0 (text) or 1 (binary), the length in bytes with the value of one digit per byte,
-255, the packet; a binary packet begins with its type as a byte.
+code units (the length of a JavaScript string), a binary message as ``b4`` and base64. As bytes, where a
+packet is binary and the client can take it: a byte 0 (text) or 1 (binary), the length in bytes with the value
+of one digit per byte, 255, the packet; a binary packet begins with its type as a byte.
 
-We send text always; clients must understand it whatever they can take. Parts can be joined as they are:
-`JOINER` is empty.
+Clients must understand text whatever they can take. Parts can be joined as they are: `JOINER` is empty.
 
 Refused: lengths that are no ASCII digits, or lead out of the payload or into half of a surrogate pair,
 what is no UTF-8, more packets than allowed. Time is linear in the size whatever it says about itself.
@@ -18,11 +17,18 @@ import binascii
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from everywire.codecs.engineio.packets import Packet, PacketType, Wire, decode_binary_v3, decode_text
+from everywire.codecs.engineio.packets import (
+    Packet,
+    PacketType,
+    Wire,
+    decode_binary_v3,
+    decode_text,
+    encode_binary_v3,
+)
 from everywire.codecs.engineio.payload_v4 import decode_base64
 from everywire.core.errors import BadPacket
 
-__all__ = ["JOINER", "decode_payload", "encode_payload"]
+__all__ = ["JOINER", "decode_payload", "encode_binary_payload", "encode_payload"]
 
 JOINER: Final = b""
 
@@ -39,6 +45,16 @@ def encode_payload(packets: Sequence[Wire]) -> bytes:
     for is_binary, data in packets:
         packet = b"b4" + binascii.b2a_base64(data, newline=False) if is_binary else data
         parts.append(b"%d:%b" % (_utf16_units(packet), packet))
+    return b"".join(parts)
+
+
+def encode_binary_payload(packets: Sequence[Wire]) -> bytes:
+    """Return packets as one payload of bytes (``application/octet-stream``)."""
+    parts = []
+    for is_binary, data in packets:
+        packet = encode_binary_v3(data) if is_binary else data
+        digits = bytes([int(digit) for digit in str(len(packet))])
+        parts.append(b"%c%b\xff%b" % (_BINARY if is_binary else _TEXT, digits, packet))
     return b"".join(parts)
 
 
