@@ -1,4 +1,5 @@
 // A peer of the benchmark: Node's socket.io as its documentation begins with it, on the port of the command line.
+// A second word, "recovery", turns its connection state recovery on, which ours has by default.
 //
 // "subscribe" joins a room and is acknowledged; what is posted to /publish goes to all in the room "bench".
 
@@ -13,7 +14,8 @@ const server = createServer((request, response) => {
     response.writeHead(204).end();
   });
 });
-const io = new Server(server);
+const options = process.argv[3] === "recovery" ? { connectionStateRecovery: {} } : {};
+const io = new Server(server, options);
 
 io.on("connection", (socket) => {
   socket.on("subscribe", (room, acknowledge) => {

@@ -14,8 +14,10 @@ __all__ = [
     "BASELINE",
     "FIGURES",
     "NCHAN",
+    "NODE_RECOVERY",
     "NODE_SOCKETIO",
     "OURS",
+    "PLAIN",
     "PYTHON_SOCKETIO",
     "Cell",
     "Figure",
@@ -40,12 +42,15 @@ class Subject:
     other_channels: int = 0
     """Channels beside the measured one, each with a publication and a reader."""
     tls: bool = False
+    has_recovery: bool = False
+    """Node's socket.io: whether connection state recovery is on, as ours is."""
 
 
 BASELINE = Subject(name="baseline", kind="baseline")
 OURS = Subject(name="everywire", kind="everywire")
 NCHAN = Subject(name="nchan", kind="nchan")
 NODE_SOCKETIO = Subject(name="node socket.io", kind="node-socketio")
+NODE_RECOVERY = Subject(name="node socket.io, recovery", kind="node-socketio", has_recovery=True)
 PYTHON_SOCKETIO = Subject(name="python-socketio", kind="python-socketio")
 PLAIN = Subject(name="everywire, plain", kind="everywire", wire="websocket")
 
@@ -93,8 +98,8 @@ def scenarios(quick: bool = False) -> tuple[Scenario, ...]:
                  saturate_s=closed),
         Scenario(name="longpoll", wire="longpoll", subjects=(OURS, NCHAN), idle_s=1.0, saturate_s=closed,
                  in_flight=1),
-        Scenario(name="socketio", wire="socketio", subjects=(PLAIN, OURS, NODE_SOCKETIO, PYTHON_SOCKETIO),
-                 idle_s=1.0, rate_s=steady, saturate_s=closed, burst_s=closed),
+        Scenario(name="socketio", wire="socketio",
+                 subjects=(PLAIN, OURS, NODE_SOCKETIO, NODE_RECOVERY, PYTHON_SOCKETIO), idle_s=1.0, rate_s=steady, saturate_s=closed, burst_s=closed),
         Scenario(name="crowd", wire="websocket", subjects=everyone, readers=10_000, rate=2.0,
                  idle_s=1.0, rate_s=steady * 2, saturate_s=closed),
         Scenario(name="channels", wire="websocket", subjects=channels, rate_s=steady, saturate_s=closed),
@@ -148,6 +153,14 @@ def _growth(title: str, scenario: str, small: str, large: str, phase: str) -> Fi
     return Figure(title=title, over=(over,), under=(under,), must=1.10, aim=1.05)
 
 
+def _socketio(beside: str, peer: Subject, must: float | None = None) -> tuple[Figure, ...]:
+    phases = {"steady": "rate", "saturated": "saturate", "bursts of ten": "burst"}
+    return tuple(
+        _beside(f"Socket.IO, {name}, CPU per delivery, {beside}", peer.name, "socketio", phase, must)
+        for name, phase in phases.items()
+    )
+
+
 MEMORY, IDLE_CPU, TURN = "memory_bytes_each", "cpu_percent", "longest_turn_ms"
 
 FIGURES: tuple[Figure, ...] = (
@@ -161,21 +174,10 @@ FIGURES: tuple[Figure, ...] = (
     _beside("WebSocket, bursts of ten, CPU per delivery, of bare C", "baseline", "websocket", "burst", 0.35,
             0.2),
     _beside("long poll, CPU per cycle, of Nchan", "nchan", "longpoll", "saturate", 1.2, 0.9),
-    _beside("Socket.IO, steady, CPU per delivery, of our plain WebSocket", PLAIN.name, "socketio", "rate",
-            1.2),
-    _beside("Socket.IO, saturated, CPU per delivery, of our plain WebSocket", PLAIN.name, "socketio",
-            "saturate", 1.2),
-    _beside("Socket.IO, steady, CPU per delivery, of Node's", NODE_SOCKETIO.name, "socketio", "rate", 0.5),
-    _beside("Socket.IO, saturated, CPU per delivery, of Node's", NODE_SOCKETIO.name, "socketio", "saturate",
-            0.5),
-    _beside("Socket.IO, bursts of ten, CPU per delivery, of our plain WebSocket", PLAIN.name, "socketio",
-            "burst", 1.2),
-    _beside("Socket.IO, bursts of ten, CPU per delivery, of Node's", NODE_SOCKETIO.name, "socketio", "burst",
-            0.5),
-    _beside("Socket.IO, steady, CPU per delivery, of python-socketio's", PYTHON_SOCKETIO.name, "socketio",
-            "rate"),
-    _beside("Socket.IO, saturated, CPU per delivery, of python-socketio's", PYTHON_SOCKETIO.name, "socketio",
-            "saturate"),
+    *_socketio("of our plain WebSocket", PLAIN, 1.2),
+    *_socketio("of Node's", NODE_SOCKETIO, 0.5),
+    *_socketio("of Node's with recovery", NODE_RECOVERY, 0.5),
+    *_socketio("of python-socketio's", PYTHON_SOCKETIO),
     Figure(title="10,000 readers, ratio to bare C, of that at 1,000", must=1.15,
            over=(Cell("crowd", "everywire", "rate"), Cell("websocket", "baseline", "rate")),
            under=(Cell("crowd", "baseline", "rate"), Cell("websocket", "everywire", "rate"))),

@@ -118,7 +118,7 @@ def _command(
         case "nchan":
             return _nchan_command(port, folder)
         case "node-socketio":
-            return [*find_node_socketio(), str(port)]
+            return [*find_node_socketio(), str(port), *(["recovery"] if subject.has_recovery else [])]
         case "python-socketio":
             return [sys.executable, find_python_socketio(), str(port)]
         case _:
