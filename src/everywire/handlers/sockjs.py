@@ -167,8 +167,9 @@ class SockJsConnection:
         return self._speaker.link.queued_bytes
 
     def send(self, message: Message) -> Sent:
-        """Send a message. It is on its way, or waits, when this returns; awaited it waits for room, so that
-        nobody sends faster than a client takes it. Otherwise the connection ends (3008) when 512 KiB wait.
+        """Send a message. It is on its way, or waits, when this returns. Awaited it waits for room, so that
+        nobody sends faster than a client takes it. Otherwise the connection ends (3008) when more is sent
+        while twice `Limits.max_session_queue_bytes` wait.
 
         Bytes must be UTF-8 (else `BadRequest`), except over ``/websocket``, where they are a binary message.
         Raises `ConnectionOver`.

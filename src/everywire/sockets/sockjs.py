@@ -10,7 +10,8 @@ the client come by requests of their own. Over WebSocket there is nothing of thi
   ``c[1002,"Connection interrupted"]``. One that was answered, or was full, is followed by the next.
 * A closed session tells its close frame to whoever asks, for as long as a live one waits for its client.
 * While no receiver is there the session is *stalled*: readers of channels wait in the log, and what is no
-  publication waits here, up to twice `Limits.max_session_queue_bytes`; then it ends (3008).
+  publication waits here. When more than twice `Limits.max_session_queue_bytes` wait and more is to, it ends
+  (3008); a single message may be of any size.
 
 Messages are bare text here, without the type digits of Engine.IO, and half a surrogate pair in one is as
 `everywire.codecs.sockjs` keeps it. To the hub a session's payloads are lists of them, which `ELEMENTS` quotes
@@ -363,14 +364,15 @@ class SockJsSession:
         if self._receiver is not None and not self.is_stalled:
             self._receiver.take(framed)
             return
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append(framed)
-        self.queued_bytes += len(framed) + 1
         if self.queued_bytes > 2 * self._home.limits.max_session_queue_bytes:
             self._queue = None
             self.queued_bytes = 0
             self.close(codes.SLOW)
+            return
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(framed)
+        self.queued_bytes += len(framed) + 1
 
     def post(self, packets: Packets) -> None:
         """Write messages, or keep them until they can be written."""

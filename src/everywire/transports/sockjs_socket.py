@@ -154,10 +154,10 @@ class RawSocket:
         if self._slot is None:
             return
         if self.is_stalled:
-            self.queued_bytes += framed_bytes(framed)
             if self.queued_bytes > self._max_queue_bytes:
                 self.close(codes.SLOW)
                 return
+            self.queued_bytes += framed_bytes(framed)
         self.channel.write(framed)
 
     def post(self, packets: Packets) -> None:
