@@ -365,6 +365,22 @@ async def test_too_many_connections_are_told_so() -> None:
         assert (await site.ask(site.get("/"))).status == 200
 
 
+async def test_one_address_cannot_take_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that ask for nothing were counted for nobody: one machine could hold all that there are."""
+    peers = iter(["192.0.2.1"] * 5 + ["192.0.2.2", "127.0.0.1"])
+    monkeypatch.setattr("everywire.server.connection.peer_of", lambda transport: next(peers, "192.0.2.1"))
+    async with running(limits=Limits(max_connections_per_address=2)) as site:
+        clients = [await site.connect() for _ in range(4)]
+        await until(lambda: sum(site.server.open_connections().values()) == 4)
+        refused = await site.connect()
+        assert (await refused.response()).status == 429 and await refused.is_closed()
+        for _ in range(2):
+            assert (await site.ask(site.get("/"))).status == 200
+        clients[0].close()
+        await until(lambda: sum(site.server.open_connections().values()) == 5)  # with the other two
+        assert (await site.ask(site.get("/"))).status == 200
+
+
 async def ask_for_drain(site: Site, client: Client) -> None:
     client.send(site.get("/stream"))
     await client.reader.readuntil(b"first ")

@@ -21,7 +21,7 @@ from everywire.core.buckets import Buckets
 from everywire.core.errors import LimitExceeded, TooManyRequests
 from everywire.core.limits import Limits
 
-__all__ = ["FREE", "Admission", "Quotas"]
+__all__ = ["FREE", "Admission", "Quotas", "counted"]
 
 _NETWORK_BITS: Final = 64
 _POST: Final = "publish"
@@ -83,7 +83,7 @@ class Quotas:
         if self._is_dev or identity.may_all:
             return FREE
         limits = self._limits
-        address = _counted(peer) if limits.max_connections_per_address else ""
+        address = counted(peer) if limits.max_connections_per_address else ""
         user = identity.user if limits.max_connections_per_user else ""
         if not address and not user:
             return FREE
@@ -108,27 +108,27 @@ class Quotas:
         if self._is_dev or identity.may_all:
             return
         now_s = self._clock()
-        counted = (
-            (self._pollers_of_address, _counted(peer), "too many clients of this address begin to poll"),
+        pollers = (
+            (self._pollers_of_address, counted(peer), "too many clients of this address begin to poll"),
             (self._pollers_of_user, identity.user, "too many clients of this user begin to poll"),
         )
-        for buckets, key, sentence in counted:
+        for buckets, key, sentence in pollers:
             if key and buckets.wait_s(key, now_s):
                 self.refused_connections += 1
                 raise LimitExceeded(sentence)
-        for buckets, key, _ in counted:
+        for buckets, key, _ in pollers:
             if key:
                 buckets.take(key, now_s)
 
     def give_back(self, address: str, user: str) -> None:
         """Count a connection out (`Admission.release`)."""
-        for counted, key in ((self._of_address, address), (self._of_user, user)):
+        for table, key in ((self._of_address, address), (self._of_user, user)):
             if key:
-                left = counted[key] - 1
+                left = table[key] - 1
                 if left:
-                    counted[key] = left
+                    table[key] = left
                 else:
-                    del counted[key]
+                    del table[key]
 
     # -- publications -------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Quotas:
         rates = (
             (self._connections, connection, "this connection publishes"),
             (self._users, identity.user, "this user publishes"),
-            (self._addresses, _counted(caller.peer), "this address publishes"),
+            (self._addresses, counted(caller.peer), "this address publishes"),
             (self._channels, channel, "this channel is published to"),
         )
         longest_s, too_fast = 0.0, ""
@@ -188,12 +188,12 @@ def _connection_of(caller: Caller) -> Hashable:
         return caller.client
     if caller.transport != _POST:
         return id(caller)  # a plain socket; it is forgotten at its end
-    address, user = _counted(caller.peer), caller.identity.user
+    address, user = counted(caller.peer), caller.identity.user
     return (address, user) if address or user else ""
 
 
 @lru_cache(maxsize=4096)
-def _counted(peer: str) -> str:
+def counted(peer: str) -> str:
     """Return what an address is counted by; nothing for one of this machine, or no address at all."""
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])

@@ -73,7 +73,7 @@ class Carrier(asyncio.Protocol):
         """End: tell the driver, and write the log line."""
         self._disarm()
         host = self._host
-        host.connections.discard(self)
+        host.leave(self, self._peer)
         self.write = discard
         if self._reason is None:
             self._reason = "left" if exc is None else "reset"

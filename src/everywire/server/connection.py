@@ -70,7 +70,10 @@ class HttpConnection(HttpExchange):
         if len(host.connections) >= host.limits.max_connections:
             self._refuse(RequestError("too many connections; come back later", code=codes.BUSY))
             return
-        host.connections.add(self)
+        if not host.has_room_for(self._peer):
+            self._refuse(RequestError("too many connections from this address", code=codes.LIMIT_EXCEEDED))
+            return
+        host.enter(self, self._peer)
         self._arm(host.limits.head_timeout_s)
         if host.is_draining:
             self._close()  # it was accepted before, and its handshake took until now

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from everywire.access.quotas import counted
 from everywire.codecs.http.forwarded import Trust
 from everywire.codecs.http.request import HeadReader
 from everywire.codecs.http.response import Dates, WholeResponse
@@ -53,6 +54,7 @@ class Host:
         "_due_s",
         "_framings",
         "_next_tick_s",
+        "_of_address",
         "_sampler",
         "connections",
         "dates",
@@ -82,6 +84,7 @@ class Host:
         self.wheel = Wheel(TICK_S, loop.time())
         self.dates = Dates(time.time())
         self.connections: set[Connection] = set()
+        self._of_address: dict[str, int] = {}
         self.is_draining = False
         self.last_id = 0
         self.idle_due_s = self.wheel.now_s + options.limits.keep_alive_timeout_s
@@ -89,6 +92,39 @@ class Host:
         self._framings: dict[tuple[int, tuple[tuple[bytes, bytes], ...], int, bool], WholeResponse] = {}
         self._sampler: asyncio.TimerHandle | None = None
         self._due_s = self._next_tick_s = 0.0
+
+    # -- who is connected ---------------------------------------------------------
+
+    def has_room_for(self, peer: str) -> bool:
+        """Say whether an address may open one more connection, before anything is known of it: as many as
+        may last (`Limits.max_connections_per_address`), and as many again that are idle, or slow to ask."""
+        most = 2 * self.limits.max_connections_per_address
+        return not most or self._of_address.get(self._counted(peer), 0) < most
+
+    def enter(self, connection: Connection, peer: str) -> None:
+        """Count a connection in."""
+        self.connections.add(connection)
+        address = self._counted(peer)
+        if address:
+            self._of_address[address] = self._of_address.get(address, 0) + 1
+
+    def leave(self, connection: Connection, peer: str) -> None:
+        """Count a connection out, if it was counted in."""
+        if connection not in self.connections:
+            return
+        self.connections.discard(connection)
+        address = self._counted(peer)
+        if address:
+            left = self._of_address[address] - 1
+            if left:
+                self._of_address[address] = left
+            else:
+                del self._of_address[address]
+
+    def _counted(self, peer: str) -> str:
+        return "" if self.trust and self.trust.trusts(peer) else counted(peer)
+
+    # -- the clock ----------------------------------------------------------------
 
     def start(self) -> None:
         """Start the clock."""
