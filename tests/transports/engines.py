@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
@@ -11,6 +12,11 @@ import httpx
 from everywire import Everywire
 from everywire.asgi.application import AsgiApplication
 from everywire.core.codes import Code
+from everywire.core.position import Place, Position, encode_position
+from everywire.core.publication import Gap, Publication
+from everywire.hub.hub import Hub
+from everywire.hub.interfaces import Item
+from everywire.hub.recovery import LATEST, Start
 from everywire.sockets.engine import Engine
 from everywire.sockets.engine_options import EngineOptions
 from everywire.sockets.engines import Engines
@@ -19,7 +25,7 @@ from everywire.transports.engineio import EngineIo
 from everywire.transports.exchange import Exchange
 from everywire.transports.relay import NOWHERE, Relay
 from everywire.transports.service import Service
-from tests.serving import Site
+from tests.serving import DEADLINE_S, Site
 
 QUICK = EngineOptions("engineio", ping_interval_s=0.3, ping_timeout_s=0.2)
 """The times of the protocol's own suites."""
@@ -108,6 +114,7 @@ class EngineWire(Everywire):
         """Start, and the mount with it."""
         await super().start()
         service = Service(self.shared, self.gate)
+        Listener.hub = self.hub
         self._engineio = EngineIo(service, self._accept, self.options, relay=self.relay)
 
     async def close(self) -> None:
@@ -180,11 +187,133 @@ def open_socket(site: Site, more: str = "", version: int = 4, **options: Any) ->
     return site.websocket(f"{PATH}?EIO={version}&transport=websocket{more}", **options)
 
 
-def packets_of(text: str) -> Packets:
-    """Return text packets as they are posted."""
-    return [(False, packet.encode()) for packet in text.split("\x1e")]
+class _Texts:
+    """An encoder: each publication is a message."""
+
+    once = False
+    tells_gaps = True
+    wants_positions = False
+    beats_always = False
+
+    def encode(self, items: Sequence[Item], position: str) -> Packets:
+        """Return the messages."""
+        return [(False, b"4" + _data_of(item)) for item in items]
 
 
-def ends_with(code: Code) -> int:
-    """Return the number that a close frame has for a code."""
-    return code.number
+def _data_of(item: Item) -> bytes:
+    return item.content.data if isinstance(item.content, Publication) else b"gap"
+
+
+_TEXTS = _Texts()
+
+
+class Listener(Talker):
+    """An upper that reads the channel ``news``, as a Socket.IO client reads its rooms."""
+
+    hub: Hub
+    """The server's, set before the first one is made."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._open(LATEST)
+
+    def _open(self, start: Start) -> None:
+        self.reader = self.hub.reader(("news",), _TEXTS, self.engine.framing, self)
+        if self.engine.is_stalled:
+            self.reader.stalled()
+        self.hub.open(self.reader, start)
+
+    def stalled(self) -> None:
+        """Tell the reader."""
+        super().stalled()
+        self.reader.stalled()
+
+    def writable(self) -> None:
+        """Tell the reader."""
+        super().writable()
+        self.reader.writable()
+
+    def moved(self) -> None:
+        """Read on where the reader stands, by the new carrier."""
+        super().moved()
+        reader = self.reader
+        cohort = reader.cohort
+        offsets, epochs = (
+            (reader.offsets, reader.epochs) if cohort is None else (cohort.offsets, reader.group.epochs)
+        )
+        reader.close()
+        place = encode_position([("news", Place(epochs[0], offsets[0]))])
+        self._open(Start(Position.decode(place)))
+
+    def gone(self, reason: str) -> None:
+        """Read no more."""
+        super().gone(reason)
+        self.reader.close()
+
+    # -- what the hub asks (Subscriber) ------------------------------------------------
+
+    @property
+    def send(self) -> Callable[[Any], int]:
+        """The link's."""
+        return self.engine.send
+
+    def write(self, framed: Any, /) -> None:
+        """Write by the link."""
+        self.engine.write(framed)
+
+    def opened(self, position: str, new: Sequence[str]) -> None:
+        """Hear nothing of interest."""
+
+    def beat(self) -> None:
+        """Do nothing: the link has its own."""
+
+    def ended(self, code: Code, gap: Gap | None) -> None:
+        """Close."""
+        self.engine.close(code)
+
+
+class Upgrader:
+    """A client that polls, and moves to WebSocket as the official ones do."""
+
+    def __init__(self, client: Polling) -> None:
+        self.client = client
+        self.heard: list[str] = []
+        self.socket: Any = None
+        self._is_pausing = False
+        self._polling = asyncio.create_task(self._poll())
+
+    async def _poll(self) -> None:
+        while not self._is_pausing:
+            self._take((await self.client.poll()).split("\x1e"))
+
+    def _take(self, packets: Sequence[str]) -> None:
+        self.heard += [packet[1:] for packet in packets if packet.startswith("4")]
+
+    async def upgrade(self) -> None:
+        """Move; what is sent afterwards goes by the socket."""
+        socket = await self.client.socket().__aenter__()
+        await socket.send("2probe")
+        assert await socket.recv() == "3probe"
+        self._is_pausing = True
+        await self._polling
+        await socket.send("5")
+        self.socket = socket
+
+    async def send(self, text: str) -> None:
+        """Send a message by what carries the connection now."""
+        if self.socket is None:
+            await self.client.send("4" + text)
+        else:
+            await self.socket.send("4" + text)
+
+    async def hear(self, most: int) -> list[str]:
+        """Hear messages until there are so many."""
+        while len(self.heard) < most:
+            self._take([await asyncio.wait_for(self.socket.recv(), DEADLINE_S)])
+        return self.heard
+
+    async def close(self) -> None:
+        """Leave."""
+        self._polling.cancel()
+        if self.socket is not None:
+            await self.socket.close()
