@@ -134,7 +134,7 @@ class RawSocket:
     def _farewell(self, code: Code | None, reason: str) -> tuple[int, str]:
         """Return what the close frame says."""
         if code is None:
-            return _NORMAL, reason
+            return _NORMAL, reason or "Normal closure"
         return code.number, reason or code.sentence
 
     def message(self, data: bytes, binary: bool) -> None:
