@@ -237,6 +237,11 @@ class Limits:
     """Refused connects of one connection one after the other, to whatever namespaces; then it is closed."""
     max_socket_rooms: int = 64
     """Rooms of one Socket.IO client in one namespace, besides its own."""
+    max_recoverable_sockets: int = 20_000
+    """Socket.IO clients that were cut off and may come back to this process as who they were; then the one
+    that went first cannot any more."""
+    max_recovery_state_bytes: int = 64 * 1024
+    """What is kept of one that was cut off; one with more is a new one when it comes back."""
     max_socket_attachments: int = 10
     """Binary attachments of one packet of a Socket.IO client."""
     max_socket_acks: int = 256
