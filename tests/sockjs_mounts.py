@@ -1,4 +1,4 @@
-"""A server with SockJS mounts, those of the protocol's own suite among them, for any host of `tests.serving`."""
+"""A server with SockJS mounts, those of the protocol's own suite among them, for any host of the tests."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from everywire.sockets.sockjs_carrier import accept_session
 from everywire.transports.exchange import Exchange
 from everywire.transports.service import Service
 from everywire.transports.sockjs import SockJs
+from everywire.transports.sockjs_mounts import SockJsMounts
 from tests.serving import Site, serving_wire
 
 __all__ = ["SUITE_OPTIONS", "SockJsWire", "close", "echo", "serving_sockjs"]
@@ -48,15 +49,12 @@ class SockJsWire(Everywire):
             path: (close if path == "/close" else echo, one) for path, one in SUITE_OPTIONS.items()
         } | (mounts or {})
         self.mounts: dict[str, SockJs] = {}
-        self.sockjs_handlers: dict[str, SockJsHandler] = {}
+        self._sockjs_mounts = SockJsMounts()
         inner = self.handle
 
         def handle(exchange: Exchange) -> None:
-            for mount in self.mounts.values():
-                if mount.serves(exchange.request.path):
-                    mount(exchange)
-                    return
-            inner(exchange)
+            mount = self._sockjs_mounts.find(exchange.request.path)
+            (inner if mount is None else mount)(exchange)
 
         self.handle = handle  # type: ignore[misc]
         self.asgi._handler = handle
@@ -64,21 +62,18 @@ class SockJsWire(Everywire):
     async def start(self) -> None:
         """Start, and mount."""
         await super().start()
-        service = Service(self.shared, self.gate)
-        self.mounts["/sockjs"] = SockJs(
-            service, "/sockjs", accept_session(self.shared), self.session_options, wants_identity=False
-        )
+        mounts = self._sockjs_mounts
+        mounts.add("/sockjs", accept_session, wants_identity=False)
+        mounts.start(Service(self.shared, self.gate))
         for path, (function, options) in self._wanted.items():
-            handler = function if isinstance(function, SockJsHandler) else SockJsHandler(function, self.limits)
-            self.sockjs_handlers[path] = handler
-            self.mounts[path] = SockJs(service, path, handler.accept(self.shared), options)
-
-    session_options = SockJsOptions()
+            is_handler = isinstance(function, SockJsHandler)
+            handler = function if is_handler else SockJsHandler(function, self.limits)
+            mounts.add(path, handler.accept, options)
+        self.mounts = {mount.prefix: mount for mount in mounts._mounts}
 
     async def close(self) -> None:
         """Stop."""
-        for mount in self.mounts.values():
-            mount.close()
+        self._sockjs_mounts.close()
         await super().close()
 
 

@@ -14,8 +14,12 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from everywire.core.errors import SettingsError
+from everywire.sockets.sockjs import SockJsOptions
+from everywire.sockets.sockjs_carrier import accept_session
+from everywire.transports.sockjs_mounts import SockJsMounts
 from tests.serving import HOSTS, Site
-from tests.sockjs_mounts import serving_sockjs
+from tests.sockjs_mounts import close, echo, serving_sockjs
 from tests.sockjs_talking import new_session, poll, post, send, streamed
 
 NOT_CACHED: Final = "no-store, no-cache, no-transform, must-revalidate, max-age=0"
@@ -265,3 +269,25 @@ async def test_sending_to_no_session_is_404(site: Site) -> None:
         for body in ('["x"]', "", "["):
             response = await post(site, f"{new_session()}/{name}", body)
             assert response.status_code == 404
+
+
+# -- mounts --------------------------------------------------------------------------------
+
+
+def test_prefixes_are_checked() -> None:
+    mounts = SockJsMounts()
+    mounts.add("/echo", accept_session)
+    for prefix in ("", "/", "echo", "/echo/", "/a//b", "/a b", "/a*", "/echo", "/é"):
+        with pytest.raises(SettingsError):
+            mounts.add(prefix, accept_session)
+    assert mounts.find("/echo") is None, "nothing is served before the start"
+
+
+async def test_the_longer_prefix_counts(certificate: tuple[str, str]) -> None:
+    inner = {"/echo/inner": (close, SockJsOptions()), "/a/b.c/d": (echo, SockJsOptions())}
+    async with serving_sockjs("own", certificate, mounts=inner) as site:
+        assert await poll(site, "/echo/inner/0/1") == "o"
+        assert await poll(site, "/echo/inner/0/1") == 'c[3000,"Go away!"]'
+        assert (await site.http.get("/echo/inner")).text == "Welcome to SockJS!\n"
+        assert (await site.http.get("/a/b.c/d")).text == "Welcome to SockJS!\n"
+        assert (await site.http.get("/a/b.c")).status_code == 404

@@ -59,12 +59,18 @@ class ConnectionOver(EverywireError):
 class SockJsHandler:
     """A handler, and what its connections share.
 
-    ``threads`` are those that synchronous functions run in, by default some of its own. `on_open` and
-    `on_close` register what is to be called besides.
+    ``threads`` are those that synchronous functions run in, by default some of its own. ``on_open`` and
+    ``on_close`` are what is to be called besides: see the methods.
     """
 
     def __init__(
-        self, function: Callable[..., Any], limits: Limits | None = None, *, threads: Threads | None = None
+        self,
+        function: Callable[..., Any],
+        limits: Limits | None = None,
+        *,
+        threads: Threads | None = None,
+        on_open: Callable[..., Any] | None = None,
+        on_close: Callable[..., Any] | None = None,
     ) -> None:
         limits = limits or Limits()
         self.name = f"sockjs {getattr(function, '__name__', 'handler')!r}"
@@ -75,6 +81,10 @@ class SockJsHandler:
         self.each = Function(function, ("connection", "message"), self.name)
         self.opens: Function | None = None
         self.closes: Function | None = None
+        if on_open is not None:
+            self.on_open(on_open)
+        if on_close is not None:
+            self.on_close(on_close)
 
     def on_open(self, function: F) -> F:
         """Call ``function(connection)`` first; what it raises refuses the connection."""

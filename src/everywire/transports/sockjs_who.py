@@ -21,7 +21,7 @@ from everywire.access.credentials import digest_of, find_credential
 from everywire.access.identity import NOBODY, AuthRequest, Identity
 from everywire.core.errors import EverywireError
 from everywire.transports.exchange import Request
-from everywire.transports.gate import Cors
+from everywire.transports.gate import Cors, takes_cookies
 from everywire.transports.service import auth_request
 
 __all__ = ["TRANSPORT", "Shown", "brought", "owner_of"]
@@ -29,7 +29,6 @@ __all__ = ["TRANSPORT", "Shown", "brought", "owner_of"]
 TRANSPORT: Final = "sockjs"
 _VOLATILE: Final = frozenset({"t", "c", "callback"})
 """Parameters that differ from request to request of a client."""
-_ALLOW_CREDENTIALS: Final = (b"access-control-allow-credentials", b"true")
 _TOKEN_SCHEMES: Final = frozenset({"bearer", "apikey"})
 
 
@@ -53,7 +52,7 @@ def brought(request: Request, cors: Cors, *, is_readable: bool, is_upgrade: bool
 
 def _hears_cookies(request: Request, cors: Cors, *, is_readable: bool, is_upgrade: bool) -> bool:
     if b"origin" in request.headers:
-        return not cors or _ALLOW_CREDENTIALS in cors
+        return takes_cookies(cors)
     site = request.headers.get(b"sec-fetch-site")
     if site is not None:
         return site in (b"same-origin", b"none")
