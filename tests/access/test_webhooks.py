@@ -409,6 +409,26 @@ async def test_what_was_said_is_kept_in_bounds(
             await subscribe(Someone(), "4", None)
 
 
+async def test_what_polling_clients_bring_is_not_kept(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was, uncounted, as long as nothing else made room: up to 4 MiB for each client and channel."""
+    monkeypatch.setattr("everywire.access.webhooks._MAX_SAID_BYTES", 100)
+    application.answer = lambda kind, question: {"result": {"info": "y" * 20}}
+    polling = type("Polling", (Someone,), {"transport": "poll"})()
+    async with asking(application.settings("subscribe")) as webhooks:
+        authorize, subscribe = webhooks.hooks.authorize, webhooks.hooks.subscribe
+        assert authorize and subscribe
+        await authorize(Someone.identity, Action.READ, "news")
+        large = json.dumps("x" * 1000).encode()
+        for data in (large, b"1", b"2"):
+            await subscribe(polling, "news", data)
+        (said,) = webhooks._said.values()
+        assert sum(map(len, said.by_data)) < 100 and webhooks._said_bytes == said.size == 88
+        await subscribe(polling, "news", b"3")
+        assert not webhooks._said and webhooks._said_bytes == 0
+
+
 async def test_the_end_of_a_session_is_told(application: Application) -> None:
     async with asking(application.settings("disconnect")) as webhooks:
         assert webhooks.hooks.disconnect is not None

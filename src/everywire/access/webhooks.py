@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any, Final
 
 from msgspec import Raw
@@ -53,7 +54,7 @@ class _Said:
     terms: SaidTerms
     size: int
     by_data: dict[bytes, SaidTerms] = field(default_factory=dict)
-    """The same where a client that polls brings data with each of its requests."""
+    """The same where a client that polls brings data with each of its requests, by a digest of the data."""
 
 
 class Webhooks:
@@ -192,22 +193,38 @@ class Webhooks:
         said = self._said.get((caller.identity.key, channel))
         if said is not None and data is None:
             return said.terms.decision()
-        is_poll = caller.transport == _POLL
-        if said is not None and data is not None and is_poll and data in said.by_data:
-            return said.by_data[data].decision()
+        brought = None
+        if said is not None and data is not None and caller.transport == _POLL:
+            brought = blake2b(data, digest_size=16).digest()
+            if brought in said.by_data:
+                return said.by_data[brought].decision()
         question = _about(caller) | {"channel": channel}
         terms = await self._ask("subscribe", question | _data_of(data))
         decision = terms.decision()
-        if said is not None and data is not None and is_poll and len(said.by_data) < _MAX_SAID_BY_DATA:
-            said.by_data[data] = terms
+        if said is not None and brought is not None and len(said.by_data) < _MAX_SAID_BY_DATA:
+            self._remember_by_data((caller.identity.key, channel), said, brought, terms)
         return decision
 
     def _remember(self, key: tuple[tuple[str, bytes], str], terms: SaidTerms) -> None:
         """Keep what was said for the session that asks next; what is dropped is asked for again."""
-        size = len(bytes(terms.info)) + len(bytes(terms.data))
+        size = _size(terms)
         self._forget(key)
         self._said[key] = _Said(terms, size)
         self._said_bytes += size
+        self._bound()
+
+    def _remember_by_data(
+        self, key: tuple[tuple[str, bytes], str], said: _Said, brought: bytes, terms: SaidTerms
+    ) -> None:
+        if self._said.get(key) is not said:
+            return  # something newer was said meanwhile
+        said.by_data[brought] = terms
+        size = _size(terms)
+        said.size += size
+        self._said_bytes += size
+        self._bound()
+
+    def _bound(self) -> None:
         while len(self._said) > _MAX_SAID or self._said_bytes > _MAX_SAID_BYTES:
             self._forget(next(iter(self._said)))
 
@@ -228,6 +245,11 @@ class Webhooks:
     async def _rpc(self, caller: Caller, method: str, data: bytes) -> bytes:
         result = await self._ask("rpc", _about(caller) | {"method": method} | _data_of(data or None))
         return result.binary() or result.data_text() or b"null"
+
+
+def _size(terms: SaidTerms) -> int:
+    texts = len(bytes(terms.info)) + len(bytes(terms.data))
+    return texts + len(terms.b64info or "") + len(terms.b64data or "")
 
 
 def _about(caller: Caller) -> dict[str, Any]:
