@@ -1,4 +1,4 @@
-"""All SockJS mounts of a server: which prefix is whose. They may be added before it starts, or while it runs."""
+"""All SockJS mounts of a server: which prefix is whose. They are added before it starts, or while it runs."""
 
 from __future__ import annotations
 
