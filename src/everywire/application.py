@@ -37,11 +37,14 @@ from everywire.handlers.reaching import Reaching
 from everywire.handlers.registrar import Registrar
 from everywire.hub.hub import Hub
 from everywire.sessions.shared import Shared
+from everywire.sockets.settings import SocketSettings
+from everywire.sockets.sockjs_carrier import accept_session
 from everywire.transports.target import check_event, check_tags
 
 __all__ = ["Everywire", "Published", "publish"]
 
 BINARY_TYPE: Final = "application/octet-stream"
+_SOCKETIO: Final = SocketSettings()
 
 
 class Published(NamedTuple):
@@ -94,6 +97,8 @@ class Everywire(Registrar, Reaching):
         user_rules: as ``public``, for whoever is known; ``{user}`` in a pattern is the user's own id.
         hooks: what the application is asked and told, as a table; decorators fill it, too.
         webhooks: where an application is asked over HTTP, where no function is registered.
+        socketio: what Socket.IO at ``/socket.io/`` is set to; None serves none.
+        sockjs: where SockJS carries the session protocol; empty is nowhere.
     """
 
     def __init__(
@@ -114,6 +119,8 @@ class Everywire(Registrar, Reaching):
         user_rules: Mapping[Action, Iterable[str]] | None = None,
         hooks: Hooks | None = None,
         webhooks: WebhookSettings | None = None,
+        socketio: SocketSettings | None = _SOCKETIO,
+        sockjs: str = "/sockjs",
     ) -> None:
         self.limits = limits or Limits()
         self.rules = Rules(dev=dev, api_keys=api_keys, public=public, user_rules=user_rules)
@@ -133,8 +140,11 @@ class Everywire(Registrar, Reaching):
             tokens=tokens,
             cookie_name=cookie_name,
             hooks=self.hooks,
+            socketio=socketio,
             version=__version__,
         )
+        if sockjs:
+            assembly.sockjs_mounts.add(sockjs, accept_session, wants_identity=False)
         self.settings = assembly.settings
         self.broker = assembly.broker
         self.gate = assembly.gate

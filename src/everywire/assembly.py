@@ -18,7 +18,7 @@ from everywire.access.revocations import Revocations
 from everywire.access.rules import Rules
 from everywire.access.tickets import Tickets
 from everywire.access.tokens import Tokens
-from everywire.api.figures import hub_figures, session_figures
+from everywire.api.figures import hub_figures, session_figures, socket_figures
 from everywire.api.operations import Operations
 from everywire.api.server_api import ServerApi
 from everywire.brokers.base import Broker, Health
@@ -33,11 +33,18 @@ from everywire.hub.hub import Hub
 from everywire.sessions.presence import Presence
 from everywire.sessions.registry import Registry
 from everywire.sessions.shared import Shared
+from everywire.sockets.engine_options import EngineOptions
+from everywire.sockets.engines import Accept
+from everywire.sockets.handling import Handling
+from everywire.sockets.settings import SocketSettings
+from everywire.sockets.sockets import Sockets
 from everywire.transports.connection import Connections
+from everywire.transports.engineio_mounts import EngineMounts
 from everywire.transports.exchange import Exchange
 from everywire.transports.gate import Cors, Gate, Refusal
 from everywire.transports.plain import Plain
 from everywire.transports.service import Service, WholeAnswer, refuse
+from everywire.transports.sockjs_mounts import SockJsMounts
 from everywire.transports.target import PREFIX
 from everywire.transports.ticket import serve_ticket
 
@@ -47,6 +54,7 @@ _CONNECTION: Final = "/connection/"
 _EMULATION: Final = "/emulation"
 _TICKET: Final = "/ticket"
 _API: Final = "/api/"
+_SOCKETIO: Final = "/socket.io"
 
 
 class Assembly:
@@ -66,6 +74,8 @@ class Assembly:
         tokens: Tokens | None = None,
         cookie_name: str = "",
         hooks: Hooks | None = None,
+        socketio: SocketSettings | None = None,
+        handling: Handling | None = None,
         version: str = "",
     ) -> None:
         self.limits = limits or Limits()
@@ -82,6 +92,14 @@ class Assembly:
         self._cookie_name = cookie_name
         self._version = version
         self._pages = load_pages()
+        self.engine_mounts = EngineMounts()
+        self.sockjs_mounts = SockJsMounts()
+        self.operations.figures.add(lambda: socket_figures(self.engine_mounts.engines(), self._sockets))
+        self._handling = handling
+        self._socket_settings = socketio
+        self._sockets: Sockets | None = None
+        if socketio is not None:
+            self.engine_mounts.add(_SOCKETIO, self._accept_sockets, _options_of(socketio))
         self._shared: Shared | None = None
 
     @property
@@ -95,6 +113,17 @@ class Assembly:
     def hub(self) -> Hub:
         """The hub; there is one between `start` and `close`."""
         return self.shared.hub
+
+    @property
+    def sockets(self) -> Sockets:
+        """The Socket.IO clients; between `start` and `close`, unless it is switched off."""
+        if self._sockets is None:
+            raise EverywireError("Socket.IO is not served", code=codes.NOT_AVAILABLE)
+        return self._sockets
+
+    def _accept_sockets(self, shared: Shared) -> Accept:
+        self._sockets = sockets = Sockets(shared, self._handling, self._socket_settings)
+        return sockets.accept
 
     async def start(self) -> None:
         """Start in the running event loop. A server starts once."""
@@ -116,6 +145,8 @@ class Assembly:
         await shared.passes.agree(self.broker.store)
         await shared.registry.start()
         await shared.presence.start()
+        self.engine_mounts.start(service)
+        self.sockjs_mounts.start(service)
 
     def _share(self, hub: Hub) -> Shared:
         """Make what sessions and transports share."""
@@ -152,6 +183,11 @@ class Assembly:
         shared, self._shared = self._shared, None
         if shared is None:
             return
+        self.engine_mounts.close()
+        self.sockjs_mounts.close()
+        sockets, self._sockets = self._sockets, None
+        if sockets is not None:
+            await sockets.close()
         await shared.tasks.close()
         await shared.publishing.close()
         await shared.presence.close()
@@ -178,6 +214,10 @@ class Assembly:
             if path == _TICKET:
                 serve_ticket(self._service, exchange)
                 return
+            mount = self.engine_mounts.find(path) or self.sockjs_mounts.find(path)
+            if mount is not None:
+                mount(exchange)
+                return
         self._serve_rest(exchange, path)
 
     def _serve_rest(self, exchange: Exchange, path: str) -> None:
@@ -188,6 +228,14 @@ class Assembly:
             _serve_page(exchange, self._pages[path], admitted)
         elif not self.operations.serve(exchange):
             refuse(exchange, RequestError("there is nothing here", code=codes.UNKNOWN_CHANNEL), admitted)
+
+
+def _options_of(settings: SocketSettings) -> EngineOptions:
+    return EngineOptions(
+        ping_interval_s=settings.ping_interval_s,
+        ping_timeout_s=settings.ping_timeout_s,
+        max_payload=settings.max_payload,
+    )
 
 
 def _serve_page(exchange: Exchange, page: Page, cors: Cors) -> None:

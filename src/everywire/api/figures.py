@@ -16,8 +16,10 @@ from prometheus_client.registry import Collector
 from everywire.access.webhooks import Webhooks
 from everywire.hub.hub import Hub
 from everywire.sessions.shared import Shared
+from everywire.sockets.engines import Engines
+from everywire.sockets.sockets import Sockets
 
-__all__ = ["Figure", "Figures", "hub_figures", "session_figures", "webhook_figures"]
+__all__ = ["Figure", "Figures", "hub_figures", "session_figures", "socket_figures", "webhook_figures"]
 
 
 class Figure(NamedTuple):
@@ -148,3 +150,25 @@ def session_figures(shared: Shared) -> Iterator[Figure]:
         "Publications refused because they came too fast",
         quotas.refused_publications,
     )
+
+
+def socket_figures(mounts: Iterable[Engines], sockets: Sockets | None) -> Iterator[Figure]:
+    """Tell what there is of Engine.IO and Socket.IO."""
+    sums: dict[str, int] = {}
+    for engines in mounts:
+        for name, count in engines.statistics().items():
+            sums[name] = sums.get(name, 0) + count
+    for name, count in sums.items():
+        if name in ("polling", "websocket"):
+            help_ = "Connections of Engine.IO at this moment"
+            yield Figure("everywire_engineio_connections", help_, count, "transport", name)
+        else:
+            help_ = "What came of connections of Engine.IO"
+            yield Figure("everywire_engineio_events_total", help_, count, "event", name)
+    if sockets is None:
+        return
+    for name, count in sockets.statistics().items():
+        if name in ("connections", "sockets", "namespaces", "rooms", "parked"):
+            yield Figure(f"everywire_socketio_{name}", "Socket.IO at this moment", count)
+        else:
+            yield Figure("everywire_socketio_events_total", "What came of Socket.IO", count, "event", name)
