@@ -1,10 +1,10 @@
-"""Clients of SockJS for tests: bare requests whose chunks can be told apart, and polls."""
+"""Clients of SockJS for tests: bare requests whose chunks can be told apart, polls, and talks over them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, Final
@@ -12,8 +12,19 @@ from typing import Any, Final
 import httpx
 
 from tests.serving import DEADLINE_S, Site
+from tests.talking import Ended, Talk
 
-__all__ = ["FRAMES", "Streamed", "new_session", "poll", "post", "send", "streamed"]
+__all__ = [
+    "FRAMES",
+    "Streamed",
+    "new_session",
+    "over_sockjs_polls",
+    "over_sockjs_websocket",
+    "poll",
+    "post",
+    "send",
+    "streamed",
+]
 
 _numbers: Final = count()
 
@@ -119,3 +130,65 @@ FRAMES: Final[dict[str, dict[str, Any]]] = {
     },
 }
 """The transports that stream, and how each wraps a frame."""
+
+
+# -- the session protocol ------------------------------------------------------------------
+
+
+def _take(talk: Talk, frame: str) -> bool:
+    """Hear what a frame says; False when it was the last."""
+    if frame[0] == "c":
+        talk.replies.put_nowait(Ended(*json.loads(frame[1:])))
+        return False
+    if frame[0] == "a":
+        lines = [line for message in json.loads(frame[1:]) for line in message.split("\n")]
+        talk.take([json.loads(line) for line in lines])
+    return True
+
+
+@asynccontextmanager
+async def _reading(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def over_sockjs_websocket(site: Site, *commands: Any, **options: Any) -> AsyncIterator[Talk]:
+    """Talk over a WebSocket of SockJS."""
+    async with site.websocket(f"{new_session('/sockjs')}/websocket", **options) as socket:
+
+        async def read() -> None:
+            async for frame in socket:
+                _take(talk, frame)
+
+        talk = Talk(lambda text: socket.send(json.dumps([text])))
+        async with _reading(read()):
+            if commands:
+                await talk.send(*commands)
+            yield talk
+
+
+@asynccontextmanager
+async def over_sockjs_polls(
+    site: Site, *commands: Any, headers: Mapping[str, str] | None = None
+) -> AsyncIterator[Talk]:
+    """Talk by polls; ``Talk.session`` is the address of the session."""
+    session = new_session("/sockjs")
+
+    async def say(text: str) -> None:
+        assert (await send(site, session, text, headers=headers)).status_code == 204
+
+    async def read() -> None:
+        while _take(talk, await poll(site, session, headers)):
+            pass
+
+    talk = Talk(say)
+    assert await poll(site, session, headers) == "o"
+    async with _reading(read()):
+        if commands:
+            await talk.send(*commands)
+        yield talk

@@ -31,6 +31,7 @@ from everywire.core.codes import CODES
 from everywire.transports.service import status_of
 from tests.readers import READERS, Closed, Refused, take
 from tests.serving import DEADLINE_S, Site
+from tests.sockjs_talking import new_session, over_sockjs_polls, over_sockjs_websocket, poll, send
 from tests.talking import Ended, Talk, over_http_stream, over_posted_sse, over_sse, over_websocket
 from tests.transports.known import bearer
 
@@ -308,6 +309,24 @@ async def emulation(site: Site, action: str, channel: str, token: str) -> int | 
         return int((await talk.next()).get("error", {}).get("code", 0))
 
 
+async def sockjs_send(site: Site, action: str, channel: str, token: str) -> int | None:
+    """Send a command by SockJS's `xhr_send`, showing a token, into the session of the channel's owner."""
+    if action == "connect":
+        return None
+    owner = bearer(channel.rpartition(":")[2])
+    session = new_session("/sockjs")
+    frames: list[str] = [await poll(site, session, owner)]
+    assert (await send(site, session, json.dumps(connect("")), headers=owner)).status_code == 204
+    while "connect" not in frames[-1]:
+        frames.append(await poll(site, session, owner))
+    code = told(await send(site, session, json.dumps(command(action, channel)), headers=shown(token)))
+    if code:
+        return code
+    while '\\"id\\":2' not in frames[-1]:
+        frames.append(await poll(site, session, owner))
+    return int('\\"error\\"' in frames[-1])
+
+
 async def server_api(site: Site, action: str, channel: str, key: str) -> int | None:
     """Call a method of the server API."""
     methods: Mapping[str, Any] = {
@@ -350,6 +369,9 @@ ATTEMPTS: Final[Mapping[str, Attempt]] = {
     "/connection/uni_sse": hearing("GET", "/connection/uni_sse"),
     "/connection/uni_sse POST": hearing("POST", "/connection/uni_sse"),
     "/emulation": emulation,
+    "/sockjs websocket": talking(over_sockjs_websocket),
+    "/sockjs xhr": talking(over_sockjs_polls),
+    "/sockjs xhr_send": sockjs_send,
     "/api/": server_api,
 }
 """Every wire by the name that the source has for it; after a space, one of its forms."""

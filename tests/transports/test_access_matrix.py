@@ -43,6 +43,8 @@ TICKET: Final = PLAIN | {"other's": 0}
 HANDED_OVER: Final = dict(zip(CREDENTIALS, (0, 0, 0, 103, 0, 0), strict=True))
 """… and for commands by another request: the session's id is the credential, and only a request that proves
 somebody else is refused."""
+SENT: Final = dict.fromkeys(CREDENTIALS, 102) | {"good": 0}
+"""… and where a session is bound to what its first request proved: for all others there is none."""
 OPERATOR: Final = dict(zip(CREDENTIALS, (101, 101, 101, 101, 101, 0), strict=True))
 
 READS: Final = {"connect": PLAIN, "subscribe": PLAIN}
@@ -74,6 +76,9 @@ EXPECTED: Final[Mapping[str, Mapping[str, Mapping[str, int]]]] = {
     "/connection/uni_sse": ONE_WAY,
     "/connection/uni_sse POST": ONE_WAY,
     "/emulation": {action: HANDED_OVER for action in ACTIONS if action != "connect"},
+    "/sockjs websocket": SESSION,
+    "/sockjs xhr": SESSION,
+    "/sockjs xhr_send": {action: SENT for action in ACTIONS if action != "connect"},
     "/api/": dict.fromkeys(ACTIONS, OPERATOR),
 }
 """By wire and action what each credential is answered; an action that is missing cannot be tried there."""
@@ -146,7 +151,7 @@ async def test_the_matrix(serve: Serve, wire: str) -> None:
 
 def test_every_wire_of_the_source_is_in_the_matrix() -> None:
     wires = {name.partition(" ")[0] for name in EXPECTED}
-    assert {*plain.TRANSPORTS, *connection.ADDRESSES, "/ticket", "/api/"} == wires
+    assert {*plain.TRANSPORTS, *connection.ADDRESSES, "/ticket", "/sockjs", "/api/"} == wires
     assert EXPECTED.keys() == ATTEMPTS.keys()
 
 
