@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
@@ -23,6 +22,7 @@ from everywire.sessions.shared import Shared
 from everywire.sockets.engine import Engine
 from everywire.sockets.engine_options import DEFAULTS, EngineOptions
 from everywire.sockets.engine_parts import WebSocket
+from everywire.sockets.ids import make_token
 from everywire.sockets.link import (
     FORCED,
     PARSE_ERROR,
@@ -40,7 +40,6 @@ Accept: TypeAlias = Callable[[Engine], Upper]
 behind the open packet, and raises an `everywire.core.errors.EverywireError` to refuse."""
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_TOKEN_BYTES: Final = 18
 
 
 def label_of(node: str) -> str:
@@ -105,7 +104,7 @@ class Engines:
 
         Raises what ``accept`` raises. A connection that it closed is ended when this returns.
         """
-        sid = f"{self.label}.{secrets.token_urlsafe(_TOKEN_BYTES)}"
+        sid = f"{self.label}.{make_token()}"
         engine = Engine(self, sid, request, protocol, admission, socket)
         engine.is_base64 = is_base64
         self._engines[sid] = engine
