@@ -2,9 +2,14 @@
 
     python examples/conformance_server.py --port 3000
 
-A WebSocket (RFC 6455, with permessage-deflate) gets back every message with its type, whatever its
-origin. That is asked for at ``/echo``; any path that no other service has will do. Built on the host
-alone, without channels: what an exchange and a message channel are is all there is to know.
+* ``/engine.io/``: Engine.IO 4 (and 3), which gets back every message with its type;
+* ``/socket.io/``: Socket.IO with the namespaces ``/`` and ``/custom``, without recovery;
+* ``/echo/…``, ``/close/…``, ``/disabled_websocket_echo/…``, ``/cookie_needed_echo/…``: SockJS;
+* a WebSocket (RFC 6455, with permessage-deflate) anywhere else gets back every message with its type. That is
+  asked for at ``/echo``.
+
+Pages of any origin may come. The WebSocket is built on the host alone, without channels: what an exchange and
+a message channel are is all there is to know.
 """
 
 from __future__ import annotations
@@ -15,16 +20,28 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from everywire import Everywire, SocketSession, SocketSettings
 from everywire.codecs.websocket import DeflateOptions
 from everywire.core.errors import SettingsError
 from everywire.core.limits import Limits
+from everywire.handlers.sockjs import SockJsConnection
 from everywire.server.options import Address, ServerOptions
 from everywire.server.run import run, serve
 from everywire.server.server import Server
+from everywire.sessions.shared import Shared
+from everywire.sockets.engine_options import EngineOptions
+from everywire.sockets.engines import Accept
+from everywire.sockets.link import Link
 from everywire.transports.exchange import Exchange, Handler, MessageChannel
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 """The suites send up to 16 MiB."""
+MAX_PAYLOAD: Final = 1_000_000
+"""What clients of Engine.IO are told."""
+SERVICES: Final = (
+    "/engine.io", "/socket.io", "/echo", "/close", "/disabled_websocket_echo", "/cookie_needed_echo",
+)  # fmt: skip
+"""Below these nothing is the bare echo's, but ``/echo`` itself."""
 
 
 class Pings(NamedTuple):
@@ -80,21 +97,103 @@ def echo(exchange: Exchange) -> None:
     Echo().connect(exchange)
 
 
-def services(pings: Pings) -> dict[str, Handler]:
-    """Return which service answers below which path; the longest that fits counts."""
-    return {"/": echo}
+class EngineEcho:
+    """One connection of Engine.IO that gets back what it sends."""
+
+    __slots__ = ("_link",)
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def message(self, data: bytes, binary: bool) -> None:
+        """Send a message back."""
+        self._link.post([(binary, data if binary else b"4" + data)])
+
+    def stalled(self) -> None:
+        """Do nothing: what is posted waits in the link, bounded."""
+
+    def writable(self) -> None:
+        """Do nothing."""
+
+    def moved(self) -> None:
+        """Do nothing: the link sends what was posted by its new carrier."""
+
+    def gone(self, reason: str) -> None:
+        """Do nothing."""
+
+    def drain(self, retry_ms: int) -> None:
+        """Do nothing: the link closes by itself."""
 
 
-def router(table: dict[str, Handler]) -> Handler:
-    """Return the handler that hands each request to its service."""
-    prefixes = sorted(table, key=len, reverse=True)
+def accept_engine(shared: Shared) -> Accept:
+    """Return what takes connections of Engine.IO."""
+    return EngineEcho
 
-    def route(exchange: Exchange) -> None:
-        path = exchange.request.path
-        prefix = next(prefix for prefix in prefixes if path.startswith(prefix))
-        table[prefix](exchange)
 
-    return route
+async def greet(session: SocketSession, auth: object) -> None:
+    """Tell a client what it brought."""
+    session.emit("auth", {} if auth is None else auth)
+
+
+async def answer(session: SocketSession, *arguments: object) -> None:
+    """Send arguments back as an event."""
+    session.emit("message-back", arguments)
+
+
+async def acknowledge(session: SocketSession, *arguments: object) -> tuple[object, ...]:
+    """Send arguments back as an acknowledgement."""
+    return arguments
+
+
+async def echo_sockjs(connection: SockJsConnection) -> None:
+    """Send everything back."""
+    async for message in connection:
+        await connection.send(message)
+
+
+async def close_sockjs(connection: SockJsConnection) -> None:
+    """Close at once."""
+    connection.close(3000, "Go away!")
+
+
+def make_wire(pings: Pings, limits: Limits) -> Everywire:
+    """Return the server of all services but the echo."""
+    settings = SocketSettings(
+        recovery_window_s=0,
+        connect_timeout_s=1.0,
+        ping_interval_s=pings.interval_s,
+        ping_timeout_s=pings.timeout_s,
+        max_payload=MAX_PAYLOAD,
+    )
+    wire = Everywire(dev=True, is_loopback=True, allowed_origins=["*"], limits=limits, socketio=settings)
+    engine = EngineOptions(
+        name="engineio",
+        ping_interval_s=pings.interval_s,
+        ping_timeout_s=pings.timeout_s,
+        max_payload=MAX_PAYLOAD,
+    )
+    wire.engineio("/engine.io", accept_engine, engine)
+    for name in ("/", "/custom"):
+        on = wire.socketio.namespace(name).on
+        on("connect")(greet)
+        on("message")(answer)
+        on("message-with-ack")(acknowledge)
+    wire.sockjs("/echo", response_bytes=4096)(echo_sockjs)
+    wire.sockjs("/disabled_websocket_echo", has_websocket=False)(echo_sockjs)
+    wire.sockjs("/cookie_needed_echo", needs_cookie=True)(echo_sockjs)
+    wire.sockjs("/close")(close_sockjs)
+    return wire
+
+
+def route(wire: Everywire) -> Handler:
+    """Return what hands each request to its service."""
+
+    def handle(exchange: Exchange) -> None:
+        path, is_upgrade = exchange.request.path, exchange.request.is_upgrade
+        is_bare = path == "/echo" if path.startswith(SERVICES) else True
+        (echo if is_bare and is_upgrade else wire.handle)(exchange)
+
+    return handle
 
 
 def addresses(port: int, tls_cert: str, tls_key: str) -> tuple[Address, ...]:
@@ -147,18 +246,26 @@ def tell(server: Server) -> None:
         print(f"WebSocket echo: {address.replace('http', 'ws', 1)}/echo", flush=True)
 
 
+async def serve_all(wire: Everywire, options: ServerOptions) -> None:
+    """Serve until a signal comes."""
+    async with wire.lifespan():
+        await serve(route(wire), options, on_start=tell)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal comes; return the exit status."""
     args = parse(arguments)
+    limits = Limits(max_message_bytes=MAX_MESSAGE_BYTES, max_connections_per_address=0)
     options = ServerOptions(
         listen=addresses(args.port, args.tls_cert, args.tls_key),
-        limits=Limits(max_message_bytes=MAX_MESSAGE_BYTES),
+        limits=limits,
         deflate=DeflateOptions(),
         log_level="warning",
     )
     pings = Pings(args.ping_interval / 1000, args.ping_timeout / 1000)
     try:
-        run(serve(router(services(pings)), options, on_start=tell))
+        wire = make_wire(pings, limits)
+        run(serve_all(wire, options))
     except SettingsError as error:
         print(f"conformance_server: {error.sentence}", file=sys.stderr)
         return 2

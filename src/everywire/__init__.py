@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from everywire.handlers.run import Run as Run
     from everywire.handlers.runs import Produced as Produced
     from everywire.handlers.session import Session as Session
+    from everywire.handlers.socketio_session import SocketSession as SocketSession
+    from everywire.sockets.handling import ConnectionRefused as ConnectionRefused
+    from everywire.sockets.settings import SocketSettings as SocketSettings
 
 _HOMES = {
     "Action": "access.identity",
     "AuthRequest": "access.identity",
     "ConnectDecision": "access.hooks",
+    "ConnectionRefused": "sockets.handling",
     "Everywire": "application",
     "EverywireError": "core.errors",
     "Identity": "access.identity",
@@ -37,6 +41,8 @@ _HOMES = {
     "Refused": "handlers.refused",
     "Run": "handlers.run",
     "Session": "handlers.session",
+    "SocketSession": "handlers.socketio_session",
+    "SocketSettings": "sockets.settings",
     "SubscribeDecision": "access.hooks",
     "publish": "application",
 }
@@ -45,6 +51,7 @@ __all__ = [
     "Action",
     "AuthRequest",
     "ConnectDecision",
+    "ConnectionRefused",
     "Everywire",
     "EverywireError",
     "Identity",
@@ -53,6 +60,8 @@ __all__ = [
     "Refused",
     "Run",
     "Session",
+    "SocketSession",
+    "SocketSettings",
     "SubscribeDecision",
     "__version__",
     "publish",

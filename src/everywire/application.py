@@ -7,10 +7,10 @@ Hosts get `Everywire.handle`, applications get `Everywire.asgi`, `Everywire.publ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from everywire.access.hooks import Hooks
 from everywire.access.identity import Action
@@ -35,13 +35,20 @@ from everywire.handlers.payloads import encode
 from everywire.handlers.producers import Producers
 from everywire.handlers.reaching import Reaching
 from everywire.handlers.registrar import Registrar
+from everywire.handlers.socketio import SocketIO
+from everywire.handlers.sockjs import SockJsHandler
 from everywire.hub.hub import Hub
 from everywire.sessions.shared import Shared
+from everywire.sockets.engine_options import DEFAULTS, EngineOptions
+from everywire.sockets.engines import Accept
 from everywire.sockets.settings import SocketSettings
+from everywire.sockets.sockjs import SockJsOptions
 from everywire.sockets.sockjs_carrier import accept_session
 from everywire.transports.target import check_event, check_tags
 
 __all__ = ["Everywire", "Published", "publish"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 BINARY_TYPE: Final = "application/octet-stream"
 _SOCKETIO: Final = SocketSettings()
@@ -128,6 +135,8 @@ class Everywire(Registrar, Reaching):
             webhooks or WebhookSettings(), self.rules, knows_tokens=tokens is not None
         )
         super().__init__(self.limits, hooks, self._application_hooks.hooks)
+        self.socketio: Final = SocketIO(self.limits, self._answering.threads)
+        """Functions for events of Socket.IO clients, and the way to them."""
         self._assembly = assembly = Assembly(
             broker,
             self.rules,
@@ -141,6 +150,7 @@ class Everywire(Registrar, Reaching):
             cookie_name=cookie_name,
             hooks=self.hooks,
             socketio=socketio,
+            handling=self.socketio.handlers,
             version=__version__,
         )
         if sockjs:
@@ -175,6 +185,8 @@ class Everywire(Registrar, Reaching):
         self._start_handlers(self.hub)
         self._listen(self.shared)
         self._outside = Outside(asyncio.get_running_loop())
+        if self._assembly.has_sockets:
+            self.socketio.start(self._assembly.sockets, self._outside)
         _running.append(self)
 
     async def close(self) -> None:
@@ -185,6 +197,7 @@ class Everywire(Registrar, Reaching):
             self._outside = None
         await self._close_handlers()
         await self._assembly.close()
+        self.socketio.close()
         self._close_threads()
         await self._application_hooks.close()
 
@@ -199,6 +212,28 @@ class Everywire(Registrar, Reaching):
             yield
         finally:
             await self.close()
+
+    # -- SockJS and Engine.IO ---------------------------------------------------
+
+    def sockjs(self, prefix: str, **options: Any) -> Callable[[F], F]:
+        """Serve clients of SockJS below a prefix such as ``/echo``: ``function(connection)`` lives with one
+        of them, ``function(connection, message)`` is called for each message. See docs/sockjs.md; the
+        options are those of `everywire.sockets.sockjs.SockJsOptions`, and ``on_open`` and ``on_close``."""
+        calls = {name: options.pop(name, None) for name in ("on_open", "on_close")}
+
+        def register(function: F) -> F:
+            handler = SockJsHandler(function, self.limits, threads=self._answering.threads, **calls)
+            self._assembly.sockjs_mounts.add(prefix, handler.accept, SockJsOptions(**options))
+            return function
+
+        return register
+
+    def engineio(
+        self, path: str, accept: Callable[[Shared], Accept], options: EngineOptions = DEFAULTS
+    ) -> None:
+        """Serve bare Engine.IO at a path. ``accept`` is called once with what sessions share, and returns
+        what takes a new link and gives who speaks over it (`everywire.sockets.link`)."""
+        self._assembly.engine_mounts.add(path, accept, options)
 
     # -- publishing -------------------------------------------------------------
 

@@ -115,6 +115,11 @@ class Assembly:
         return self.shared.hub
 
     @property
+    def has_sockets(self) -> bool:
+        """Whether Socket.IO is served now."""
+        return self._sockets is not None
+
+    @property
     def sockets(self) -> Sockets:
         """The Socket.IO clients; between `start` and `close`, unless it is switched off."""
         if self._sockets is None:

@@ -62,9 +62,11 @@ class Outside:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
-    def begin(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Receipt[T]:
+    def begin(
+        self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float | None = _TIMEOUT_S
+    ) -> Receipt[T]:
         """Begin work in the event loop, in the order of the calls; in a thread without one wait for it,
-        at most 10 s, and raise its error."""
+        at most ``timeout_s``, and raise its error."""
         future: Future[T] = Future()
         receipt = Receipt(future, self._loop)
         running = _running_loop()
@@ -76,8 +78,29 @@ class Outside:
         except RuntimeError:
             raise EverywireError("this server was stopped", code=codes.NOT_AVAILABLE) from None
         if running is None:
-            receipt.result()
+            receipt.result(timeout_s)
         return receipt
+
+    def at_once(self, act: Callable[[Callable[[T | EverywireError], None]], object]) -> Receipt[T]:
+        """Do something that needs no waiting in the event loop, and in it within the call. ``act`` is given
+        what is called, once, with the result or an error; what it raises is raised here."""
+        future: Future[T] = Future()
+
+        def done(result: T | EverywireError) -> None:
+            if isinstance(result, EverywireError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        if _running_loop() is self._loop:
+            act(done)
+            return Receipt(future, self._loop)
+
+        async def later() -> T:
+            act(done)
+            return await asyncio.wrap_future(future)
+
+        return self.begin(later)
 
     def _start(self, work: Callable[[], Coroutine[Any, Any, T]], future: Future[T]) -> None:
         if self._is_closed:

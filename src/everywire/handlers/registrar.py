@@ -13,11 +13,12 @@ from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import fields
 from typing import Any, Final, TypeAlias, TypeVar, overload
 
-from everywire.access.hooks import IN_ORDER, Hooks, Lane
+from everywire.access.hooks import Hooks, Lane
 from everywire.core.errors import SettingsError
 from everywire.core.limits import Limits
 from everywire.handlers.answering import MESSAGES, Answering, Handler
 from everywire.handlers.functions import Function
+from everywire.handlers.lanes import lane_of
 from everywire.handlers.patterns import Patterns
 from everywire.handlers.payloads import Payload, payload_of
 from everywire.handlers.producers import Producers
@@ -92,7 +93,7 @@ class Registrar:
         """
         if not 0 < len(name) <= _MAX_METHOD_CHARACTERS:
             raise SettingsError(f"a method's name has 1 to {_MAX_METHOD_CHARACTERS} characters")
-        lane = _lane(name, concurrency, key, cancel)
+        lane = lane_of(name, concurrency, key, cancel)
 
         def register(function: F) -> F:
             if name in self._answering.methods:
@@ -113,7 +114,7 @@ class Registrar:
         payload: Any = None,
     ) -> Any:
         """Take the messages that clients send: ``function(session, data)``; options as for `rpc`."""
-        lane = _lane(MESSAGES, concurrency, key, cancel)
+        lane = lane_of(MESSAGES, concurrency, key, cancel)
 
         def register(function: F) -> F:
             self._handle(MESSAGES, function, "on_message", lane, key, payload)
@@ -303,12 +304,3 @@ class Registrar:
 
 def _tell(table: Patterns[Function], pattern: str, function: AnyFunction, name: str) -> None:
     table.add(pattern, Function(function, ("channel",), f"{name} {pattern!r}"))
-
-
-def _lane(name: str, concurrency: int | None, key: Key | None, cancel: bool) -> Lane:
-    """Return the lane of a method's calls: by default the one that all of a session share."""
-    if concurrency is None and key is None:
-        return IN_ORDER._replace(is_cancelled=cancel)
-    if concurrency is not None and concurrency < 1:
-        raise SettingsError("a concurrency is at least 1")
-    return Lane((name,), concurrency or 1, cancel)
