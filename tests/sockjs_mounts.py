@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from everywire import Everywire
 from everywire.handlers.sockjs import SockJsConnection, SockJsHandler
-from everywire.sockets.sockjs import SockJsOptions
 from everywire.sockets.sockjs_carrier import accept_session
+from everywire.sockets.sockjs_link import SockJsOptions
 from everywire.transports.exchange import Exchange
 from everywire.transports.service import Service
 from everywire.transports.sockjs import SockJs

@@ -16,7 +16,7 @@ from everywire.core.errors import BadRequest, Forbidden, SettingsError
 from everywire.core.limits import Limits
 from everywire.handlers.refused import Refused
 from everywire.handlers.sockjs import ConnectionOver, SockJsConnection, SockJsHandler
-from everywire.sockets.sockjs import SockJsOptions
+from everywire.sockets.sockjs_link import SockJsOptions
 from tests.serving import Site, serving_wire, until
 from tests.sockjs_mounts import SockJsWire
 from tests.sockjs_talking import new_session, poll, send, streamed

@@ -18,7 +18,8 @@ from everywire.core.errors import EverywireError, LimitExceeded
 from everywire.core.limits import Limits
 from everywire.core.wheel import Wheel
 from everywire.sockets.link import FORCED, TRANSPORT_CLOSE
-from everywire.sockets.sockjs import ELEMENTS, Opening, SockJsLink, SockJsOptions, SockJsSession
+from everywire.sockets.sockjs import SockJsSession
+from everywire.sockets.sockjs_link import ELEMENTS, Opening, SockJsLink, SockJsOptions
 from everywire.sockets.sockjs_table import SockJsTable
 
 ANOTHER: Final = b'c[2010,"Another connection still open"]'

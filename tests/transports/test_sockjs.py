@@ -15,8 +15,8 @@ import pytest
 import pytest_asyncio
 
 from everywire.core.errors import SettingsError
-from everywire.sockets.sockjs import SockJsOptions
 from everywire.sockets.sockjs_carrier import accept_session
+from everywire.sockets.sockjs_link import SockJsOptions
 from everywire.transports.sockjs_mounts import SockJsMounts
 from tests.serving import HOSTS, Site
 from tests.sockjs_mounts import close, echo, serving_sockjs

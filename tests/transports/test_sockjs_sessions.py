@@ -14,7 +14,7 @@ import websockets
 from everywire.access.hooks import Hooks
 from everywire.access.identity import AuthRequest, Identity
 from everywire.core.limits import Limits
-from everywire.sockets.sockjs import SockJsOptions
+from everywire.sockets.sockjs_link import SockJsOptions
 from tests.serving import HOSTS, Site, serving_wire, until
 from tests.sockjs_mounts import SockJsWire, close, echo
 from tests.sockjs_talking import new_session, poll, post, send, streamed
@@ -218,6 +218,23 @@ async def test_a_user_cannot_take_over_anothers_session_by_its_id() -> None:
         # Another credential of the same user is as good.
         assert (await send(site, session, "again", headers=bearer("ann", 30.0))).status_code == 204
         assert await poll(site, session, ann) == 'a["again"]'
+
+
+async def test_nobodys_session_is_heard_of_whoever_has_its_id_until_a_user_speaks_there() -> None:
+    async with serving(**knowing()) as site:
+        # Scripts bring no cookie that counts, where the forms of the same client do.
+        session = new_session()
+        assert await poll(site, session) == "o"
+        assert (await send(site, session, "as ann", headers=bearer("ann"))).status_code == 204
+        assert await poll(site, session, bearer("ann")) == 'a["as ann"]'
+        client = Polling(site)
+        await client.ask()
+        await client.say(command(1, connect={"token": token("ann")}))
+        assert "connect" in await client.next()
+        assert (await send(site, client.session, "{}", headers=bearer("bob"))).status_code == 404
+        assert (await send(site, client.session, "{}", headers=bearer("ann"))).status_code == 204
+        assert (await send(site, client.session, "{}")).status_code == 204
+        assert await poll(site, client.session, bearer("bob")) == "o", "a session of his own"
 
 
 async def test_a_bad_credential_is_told_in_the_protocols_form() -> None:
@@ -427,8 +444,10 @@ async def test_credentials_that_a_browser_adds_by_itself_are_as_cookies() -> Non
         assert await poll(site, session, headers) == "o"
         assert (await send(site, session, "as nobody", headers={"Origin": LISTED})).status_code == 204
         # A token is no such credential: the page itself has to have it.
-        headers["Authorization"] = bearer("ann")["Authorization"]
-        assert (await send(site, session, "as ann", headers=headers)).status_code == 404
+        bound, headers = new_session(), headers | bearer("ann")
+        assert await poll(site, bound, headers) == "o"
+        assert (await send(site, bound, "as nobody", headers={"Origin": LISTED})).status_code == 404
+        assert (await send(site, bound, "as ann", headers=headers)).status_code == 204
 
 
 async def test_jsonp_can_be_switched_off() -> None:

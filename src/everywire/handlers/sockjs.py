@@ -35,7 +35,7 @@ from everywire.handlers.functions import Function, Threads
 from everywire.sessions.answers import as_end
 from everywire.sessions.shared import Shared
 from everywire.sockets.link import Upper
-from everywire.sockets.sockjs import Accept, SockJsLink
+from everywire.sockets.sockjs_link import Accept, SockJsLink
 
 __all__ = ["ConnectionOver", "SockJsConnection", "SockJsHandler"]
 

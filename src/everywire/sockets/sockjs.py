@@ -25,106 +25,32 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
-from everywire.access.identity import AuthRequest, Identity
+from everywire.access.identity import Identity
 from everywire.access.quotas import Admission
-from everywire.codecs.sockjs import HEARTBEAT, OPEN, encode_close, quote
+from everywire.codecs.sockjs import HEARTBEAT, OPEN, encode_close
 from everywire.core import codes
 from everywire.core.codes import Code
-from everywire.core.errors import EverywireError
 from everywire.core.limits import Limits
 from everywire.core.wheel import Slot
 from everywire.hub.hub import Hub
-from everywire.sockets.link import FORCED, TRANSPORT_CLOSE, Link, Packets, Upper
+from everywire.sockets.link import FORCED, TRANSPORT_CLOSE, Packets, Upper
+from everywire.sockets.sockjs_link import (
+    ELEMENTS,
+    Accept,
+    Opening,
+    SockJsOptions,
+    close_frame,
+    without_secrets,
+)
 
-__all__ = [
-    "ELEMENTS",
-    "Accept",
-    "Opening",
-    "Receiver",
-    "SockJsLink",
-    "SockJsOptions",
-    "SockJsSession",
-    "close_frame",
-    "without_secrets",
-]
+__all__ = ["Receiver", "SockJsOptions", "SockJsSession"]
 
 _ANOTHER: Final = encode_close(2010, "Another connection still open")
 _INTERRUPTED: Final = encode_close(1002, "Connection interrupted")
-_NORMAL: Final = 1000
 _MESSAGE_BYTES: Final = 64
 """What a message takes in memory besides its text."""
-
-
-class Elements:
-    """The framing of all sessions over HTTP: messages as quoted strings with commas between them."""
-
-    def frame(self, payload: Packets) -> bytes:
-        """Return the inside of a frame; SockJS knows no binary messages, so that all count as text."""
-        return b",".join([quote(data) for _, data in payload])
-
-
-ELEMENTS: Final = Elements()
-
-
-@dataclass(frozen=True, slots=True)
-class SockJsOptions:
-    """What may differ between mounts; None is what the limits say."""
-
-    response_bytes: int | None = None
-    """How much one streamed answer carries before the client has to ask again."""
-    heartbeat_s: float | None = None
-    """Between two heartbeats."""
-    disconnect_delay_s: float | None = None
-    """How long a session waits for its client."""
-    has_websocket: bool = True
-    """Whether there is WebSocket, for those who may have it."""
-    has_jsonp: bool = True
-    """Whether there is JSONP, for browsers that can reach other origins by nothing else. Any page can read
-    its answers, so no cookie counts there unless the browser says that the page is ours."""
-    needs_cookie: bool = False
-    """Whether a cookie ``JSESSIONID`` is set, for the sake of a load balancer that goes by it."""
-    client_url: str = "https://cdn.jsdelivr.net/npm/sockjs-client@1.6.1/dist/sockjs.min.js"
-    """Where the page for iframes has its client from; ``/…`` is this server."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What a session begins with."""
-
-    session_id: str
-    """The client's own name for it: never told to the application."""
-    owner: str
-    """Whose it is, as far as its first request proved it; others with the same id have their own sessions."""
-    mark: bytes
-    """Stands for the credential of its first request: who shows it again need not be asked about."""
-    request: AuthRequest
-    identity: Identity | EverywireError
-    """Whom it proved, or why it proved nobody. A ticket proves nothing here where it is to be used later."""
-    transport: str
-    """``xhr``, ``xhr_streaming``, ``eventsource``, ``htmlfile``, ``jsonp`` or ``websocket``."""
-
-
-Accept: TypeAlias = Callable[["SockJsLink"], Upper]
-"""Begins what speaks over a new link, which was told to be open."""
-
-
-class SockJsLink(Link, Protocol):
-    """A link that is a SockJS session, whatever carries it."""
-
-    @property
-    def identity(self) -> Identity | EverywireError:
-        """See `Opening.identity`."""
-
-    @property
-    def carries_bytes(self) -> bool:
-        """Whether it knows binary messages, as only ``/websocket`` does."""
-
-    def settle(self) -> None:
-        """Give back the place that is taken for a client who is not known yet: whoever speaks takes a
-        place of its own."""
 
 
 class Receiver(Protocol):
@@ -153,20 +79,6 @@ class Receiver(Protocol):
 
     def note(self, messages_out: int, code: Code | None) -> None:
         """Note for the log line how many publications went out, and why it ended."""
-
-
-def close_frame(code: Code | None, reason: str) -> bytes:
-    """Return the frame that tells a code, by default 1000."""
-    if code is None:
-        return encode_close(_NORMAL, reason or "Normal closure")
-    return encode_close(code.number, reason or code.sentence)
-
-
-def without_secrets(request: AuthRequest) -> AuthRequest:
-    """Return what may be kept for as long as a session lasts."""
-    return AuthRequest(
-        transport=request.transport, peer=request.peer, origin=request.origin, method=request.method
-    )
 
 
 class Home(Protocol):
@@ -214,6 +126,7 @@ class SockJsSession:
         "request",
         "sid",
         "transport",
+        "user",
     )
 
     protocol = 0
@@ -230,6 +143,8 @@ class SockJsSession:
         self.identity = opening.identity
         self.request = opening.request
         self.transport = opening.transport
+        self.user = opening.identity.user if isinstance(opening.identity, Identity) else ""
+        """The user who speaks over it, by what its requests or its messages proved."""
         self._upper: Upper | None = None
         self._receiver: Receiver | None = None
         self._farewell: bytes | None = None
@@ -433,6 +348,10 @@ class SockJsSession:
         """Give back the place of a client who is not known yet, and keep nothing of what it has shown."""
         self._admission.release()
         self.request = without_secrets(self.request)
+
+    def claim(self, user: str) -> None:
+        """Hear which user speaks over it."""
+        self.user = user
 
     def close(self, code: Code | None = None, reason: str = "") -> None:
         """Tell whoever asks why it ended; what was posted before is told first."""

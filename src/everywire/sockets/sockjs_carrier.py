@@ -16,7 +16,7 @@ from everywire.sessions.dialects import SOCKJS_JSON
 from everywire.sessions.session import Session
 from everywire.sessions.shared import Shared
 from everywire.sockets.link import Upper
-from everywire.sockets.sockjs import SockJsLink
+from everywire.sockets.sockjs_link import SockJsLink
 
 __all__ = ["SockJsCarrier", "accept_session"]
 
@@ -33,7 +33,7 @@ def accept_session(shared: Shared) -> Callable[[SockJsLink], Upper]:
 class SockJsCarrier:
     """A SockJS link that carries a session: what speaks over the link, and the session's carrier."""
 
-    __slots__ = ("_is_settled", "_link", "session")
+    __slots__ = ("_is_claimed", "_is_settled", "_link", "session")
 
     transport = "sockjs"
     is_emulated = False
@@ -41,7 +41,7 @@ class SockJsCarrier:
 
     def __init__(self, shared: Shared, link: SockJsLink) -> None:
         self._link = link
-        self._is_settled = False
+        self._is_settled = self._is_claimed = False
         self.session = Session(shared, self, link.request)
         if link.is_stalled:
             self.session.stalled()
@@ -60,6 +60,9 @@ class SockJsCarrier:
 
     def write(self, framed: Any, /) -> None:
         """Write; what cannot be written yet waits in the link."""
+        if not self._is_claimed and self.session.is_connected:
+            self._is_claimed = True
+            self._link.claim(self.session.identity.user)
         self._link.write(framed)
 
     def beat(self) -> None:

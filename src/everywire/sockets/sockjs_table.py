@@ -3,7 +3,9 @@
 The client chooses the id of its session, so an id alone is no proof. A session is bound to what its first
 request proved: it is found by its id together with its owner, who is the user that was proved, or nobody.
 Two who choose the same id have two sessions, and neither learns of the other. Where nobody was proved, the id
-is all that protects a session, as in any other SockJS server; `sockjs-client` makes it by chance.
+is all that protects a session, as in any other SockJS server; `sockjs-client` makes it by chance. A request
+that proves somebody finds nobody's session, too (it could as well have proved nothing), unless another user
+speaks over it by now.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from everywire.core import codes
 from everywire.core.errors import EverywireError
 from everywire.core.limits import Limits
 from everywire.hub.hub import Hub
-from everywire.sockets.sockjs import Accept, Opening, SockJsOptions, SockJsSession
+from everywire.sockets.sockjs import SockJsSession
+from everywire.sockets.sockjs_link import Accept, Opening, SockJsOptions
 
 __all__ = ["SockJsTable"]
 
@@ -65,6 +68,13 @@ class SockJsTable:
             self._by_mark.pop((session_id, session.mark), None)
             session.mark = mark
             self._by_mark[session_id, mark] = session
+        return session
+
+    def find_nobodys(self, session_id: str, user: str) -> SockJsSession | None:
+        """Return the session of an id whose first request proved nobody, unless another user speaks there."""
+        session = self._by_owner.get((session_id, ""))
+        if session is None or (user and session.user and session.user != user):
+            return None
         return session
 
     def open(self, opening: Opening, accept: Accept) -> SockJsSession:

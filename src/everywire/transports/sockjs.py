@@ -32,7 +32,8 @@ from everywire.codecs.sockjs import (
 )
 from everywire.core import codes
 from everywire.core.errors import BadRequest, EverywireError, RequestError
-from everywire.sockets.sockjs import Accept, Opening, SockJsOptions, SockJsSession
+from everywire.sockets.sockjs import SockJsSession
+from everywire.sockets.sockjs_link import Accept, Opening, SockJsOptions
 from everywire.sockets.sockjs_table import SockJsTable
 from everywire.transports.exchange import Exchange
 from everywire.transports.gate import Cors, Refusal
@@ -222,7 +223,8 @@ class SockJs:
             done(session, opening(owner=session.key[1], identity=session.identity))
         elif shown.is_ticket and not self._wants_identity:
             # It will be used up by whoever speaks over the link.
-            done(None, opening(owner=f"ticket {shown.mark.hex()}", identity=NOBODY))
+            here = self.table.find_nobodys(asked.session_id, "")
+            done(here, opening(owner=f"ticket {shown.mark.hex()}", identity=NOBODY))
         else:
             waiting = _Waiting()
 
@@ -230,7 +232,9 @@ class SockJs:
                 waiting.is_answered = True
                 if not waiting.is_gone:
                     owner = owner_of(identity, shown.mark)
+                    user = identity.user if isinstance(identity, Identity) else ""
                     here = self.table.find_owned(asked.session_id, owner, shown.mark)
+                    here = here or self.table.find_nobodys(asked.session_id, user)
                     try:
                         done(here, opening(owner=owner, identity=identity))
                     except EverywireError as error:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from everywire.core.errors import SettingsError
 from everywire.sessions.shared import Shared
-from everywire.sockets.sockjs import Accept, SockJsOptions
+from everywire.sockets.sockjs_link import Accept, SockJsOptions
 from everywire.transports.service import Service
 from everywire.transports.sockjs import SockJs
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from everywire.codecs.json_text import dump
 from everywire.codecs.sockjs import GREETING, iframe_page
-from everywire.sockets.sockjs import SockJsOptions
+from everywire.sockets.sockjs_link import SockJsOptions
 from everywire.transports.exchange import Exchange, Request
 from everywire.transports.gate import Cors
 from everywire.transports.service import NOSNIFF, WholeAnswer

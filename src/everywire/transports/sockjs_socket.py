@@ -23,7 +23,7 @@ from everywire.core.wheel import Slot
 from everywire.hub.interfaces import Framing
 from everywire.sessions.pushes import framed_bytes
 from everywire.sockets.link import FORCED, PARSE_ERROR, TRANSPORT_CLOSE, Packets, Upper
-from everywire.sockets.sockjs import ELEMENTS, Accept, close_frame, without_secrets
+from everywire.sockets.sockjs_link import ELEMENTS, Accept, close_frame, without_secrets
 from everywire.sockets.sockjs_table import SockJsTable
 from everywire.transports.exchange import MessageChannel
 
@@ -169,6 +169,9 @@ class RawSocket:
         """Give back the place of a client who is not known yet, and keep nothing of what it has shown."""
         self._admission.release()
         self.request = without_secrets(self.request)
+
+    def claim(self, user: str) -> None:
+        """Do nothing: no other connection speaks here."""
 
     def note(self, messages_out: int, code: Code | None = None) -> None:
         """Note for the log line how many publications went out, and why it ended."""
