@@ -211,11 +211,13 @@ class Client:
             self._connect_by_query(namespace, query)
         else:
             has_recovery = self.local.settings.has_recovery
-            self._connect(namespace, brought_by_packet(self.link.request, auth, has_recovery=has_recovery))
+            may_judge = self.shared.authority.may_judge
+            brought = brought_by_packet(self.link.request, auth, may_judge, has_recovery=has_recovery)
+            self._connect(namespace, brought)
 
     def _connect_by_query(self, namespace: str, query: str) -> None:
         try:
-            brought = brought_by_query(self.link.request, query)
+            brought = brought_by_query(self.link.request, query, self.shared.authority.may_judge)
         except EverywireError as error:
             self._refuse(namespace, error)
         else:
