@@ -150,7 +150,7 @@ class Everywire(Registrar, Reaching):
             cookie_name=cookie_name,
             hooks=self.hooks,
             socketio=socketio,
-            handling=self.socketio.handlers,
+            handling=self.socketio.functions,
             version=__version__,
         )
         if sockjs:

@@ -15,6 +15,7 @@ import asyncio
 import contextvars
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -114,8 +115,10 @@ class Function:
 def takes(function: Callable[..., Any], offered: Sequence[str], name: str) -> int:
     """Return how many of the offered arguments a function takes.
 
-    Raises `SettingsError` when it cannot be called with them.
+    An offer whose last name begins with an asterisk is of any number of arguments. Raises `SettingsError`
+    when the function cannot be called with what is offered.
     """
+    is_open = bool(offered) and offered[-1].startswith("*")
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -123,12 +126,14 @@ def takes(function: Callable[..., Any], offered: Sequence[str], name: str) -> in
     count = required = 0
     for parameter in parameters:
         if parameter.kind is parameter.VAR_POSITIONAL:
-            count = len(offered)
+            count = sys.maxsize
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             count += 1
             required += parameter.default is parameter.empty
         elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             raise SettingsError(f"{name} has an argument {parameter.name!r} that nobody gives it")
+    if is_open:
+        return count
     if required > len(offered):
         raise SettingsError(f"{name} takes at most {len(offered)} arguments: {', '.join(offered)}")
     return min(count, len(offered))

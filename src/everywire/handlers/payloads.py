@@ -19,6 +19,8 @@ from everywire.core.errors import BadRequest, SettingsError
 
 __all__ = ["ANYTHING", "Payload", "encode", "payload_of"]
 
+_BYTES: Final = (bytes, bytearray, memoryview)
+
 
 class Payload:
     """One type of data."""
@@ -55,6 +57,15 @@ class Payload:
             raise BadRequest(f"the data is not what is wanted here: {error}") from None
         except (msgspec.DecodeError, RecursionError) as error:
             raise BadRequest(f"the data is not JSON ({str(error)[:100]})") from None
+
+    def convert(self, value: Any) -> Any:
+        """Return a value of JSON in which bytes may be as the type; raise `BadRequest` as `decode` does."""
+        if self.type is Any:
+            return value
+        try:
+            return msgspec.convert(value, self.type, builtin_types=_BYTES)
+        except (msgspec.ValidationError, RecursionError) as error:
+            raise BadRequest(f"the data is not what is wanted here: {error}") from None
 
 
 ANYTHING: Final = Payload()

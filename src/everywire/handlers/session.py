@@ -143,7 +143,7 @@ class Session:
         """End its subscription to a channel, if it has one."""
         return self._do(lambda reachable: reachable.unsubscribe(channel, codes.UNSUBSCRIBED))
 
-    def _do(self, act: Callable[[Reachable], None]) -> Done:
+    def _do(self, act: Callable[[Reachable], object]) -> Done:
         caller = self._reachable()
         try:
             is_here = asyncio.get_running_loop() is self._loop

@@ -8,15 +8,19 @@ waits until the event loop has done it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from everywire.access.identity import AuthRequest, Identity
+from everywire.core import codes
+from everywire.core.codes import Code
 from everywire.core.errors import EverywireError
 from everywire.handlers.outside import Outside, Receipt
+from everywire.handlers.refused import code_of
 from everywire.sockets.happenings import Name
+from everywire.sockets.joining import enter
+from everywire.sockets.rooms import channel_of
 from everywire.sockets.socket import Socket
 from everywire.sockets.sockets import Sockets
 
@@ -145,8 +149,16 @@ class SocketSession:
         return self._outside.begin(ask, limit_s + _SPARE_S)
 
     def join(self, room: str) -> Receipt[None]:
-        """Enter a room: a channel, so that what is published there reaches the client, too."""
-        return self._outside.begin(partial(self.socket.join, room))
+        """Enter a room: a channel, so that what is published there from now on reaches the client, on
+        whatever wire it is published. No rule is asked.
+
+        Raises `LimitExceeded` above `Limits.max_socket_rooms`, `BadRequest`, `SocketGone`, `BrokerError`.
+        """
+
+        def go(done: Callable[[EverywireError | None], None]) -> None:
+            enter(self.socket, channel_of(self.namespace, room), done)
+
+        return self._outside.at_once(go)
 
     enter_room = join
 
@@ -165,11 +177,14 @@ class SocketSession:
         """Return the rooms that it is in, without its own."""
         return self.socket.rooms()
 
-    def disconnect(self) -> Receipt[None]:
-        """End it: its client is told, and does not come back by itself."""
+    def disconnect(self, code: Code | int = codes.DISCONNECTED, reason: str = "") -> Receipt[None]:
+        """End it. The client is told, and does not come back by itself, unless the code says that it may:
+        then the connection is closed. Applications use codes from 4000 to 4999; from 4500 on clients do not
+        come back."""
+        row = code_of(code, reason)
 
         def end(done: Callable[[None], None]) -> None:
-            self.socket.disconnect()
+            self.socket.disconnect(row, reason)
             done(None)
 
         return self._outside.at_once(end)
@@ -182,6 +197,16 @@ class SocketSession:
     def to(self, *rooms: str) -> Broadcast:
         """Whoever is in one of the rooms, but this client."""
         return self.broadcast.to(*rooms)
+
+    def except_room(self, *rooms: str) -> Broadcast:
+        """Whoever is in none of the rooms, but this client."""
+        return self.broadcast.except_room(*rooms)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SocketSession) and other.socket is self.socket
+
+    def __hash__(self) -> int:
+        return hash(self.socket)
 
     def __repr__(self) -> str:
         return f"SocketSession(sid={self.sid!r}, namespace={self.namespace!r}, user={self.user!r})"
@@ -211,16 +236,18 @@ class Broadcast:
 
     def to(self, *rooms: str) -> Broadcast:
         """Whoever is in one of these rooms, or those named before; each client gets an event once."""
-        return self._narrowed((*self._to, *rooms), self._except)
+        return self._narrowed((*self._to, *rooms), self._except, self._skip)
 
     def except_room(self, *rooms: str) -> Broadcast:
         """Without those who are in one of these rooms."""
-        return self._narrowed(self._to, (*self._except, *rooms))
+        return self._narrowed(self._to, (*self._except, *rooms), self._skip)
 
-    def _narrowed(self, to: tuple[str, ...], except_: tuple[str, ...]) -> Broadcast:
-        return Broadcast(
-            self._sockets, self._outside, self._namespace, to=to, except_=except_, skip=self._skip
-        )
+    def skipping(self, *sids: str) -> Broadcast:
+        """Without these clients."""
+        return self._narrowed(self._to, self._except, (*self._skip, *sids))
+
+    def _narrowed(self, to: tuple[str, ...], except_: tuple[str, ...], skip: tuple[str, ...]) -> Broadcast:
+        return Broadcast(self._sockets, self._outside, self._namespace, to=to, except_=except_, skip=skip)
 
     def emit(self, event: Name | None, data: Any = None, *, volatile: bool = False) -> Receipt[None]:
         """Send an event; awaited, it is in the log of its channels."""
