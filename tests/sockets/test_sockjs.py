@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from everywire.access.identity import NOBODY, AuthRequest, Identity
 from everywire.access.quotas import Quotas
@@ -577,3 +580,125 @@ def test_an_identity_is_the_links() -> None:
     )
     session = bench.table.open(opening, bench.accept)
     assert session.identity is ann and session.transport == "jsonp" and session.protocol == 0
+
+
+# -- whatever happens ----------------------------------------------------------------------
+
+
+class Runs(RuleBasedStateMachine):
+    """Receivers of any kind come, stall and end in any order: every message comes once, in order, and after
+    the end of a session there is nothing but what was posted before it, and why it ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench(Limits(max_write_bytes=16))
+        self.session = self.bench.open()
+        self.receivers: list[Stream] = []
+        self.posted: list[str] = []
+        self.is_closed = False
+
+    @property
+    def current(self) -> Stream | None:
+        live = [one for one in self.receivers if not one.is_over]
+        assert len(live) <= 1
+        return live[0] if live else None
+
+    def told(self) -> list[str]:
+        frames = [frame for one in self.receivers for frame in one.frames]
+        return [text for frame in frames if frame[:1] == b"a" for text in json.loads(frame[1:])]
+
+    @rule(kind=st.sampled_from([Stream, Poll]), stalls_at=st.none() | st.integers(1, 4))
+    def come(self, kind: type[Stream], stalls_at: int | None) -> None:
+        receiver = kind()
+        if kind is Stream:
+            receiver.stalls_at = stalls_at
+        else:
+            receiver.full = 10
+        had = self.current
+        self.bench.attach(self.session, receiver)
+        if had is not None:
+            assert receiver.frames == [ANOTHER] and receiver.is_over
+        else:
+            self.receivers.append(receiver)
+
+    @rule(count=st.integers(1, 6), is_reader=st.booleans())
+    def write(self, count: int, is_reader: bool) -> None:
+        texts = [str(len(self.posted) + number) for number in range(count)]
+        if is_reader and not self.session.is_stalled:
+            framed = ELEMENTS.frame([(False, text.encode()) for text in texts])
+            assert self.session.send(framed) == len(framed)
+        elif self.session._receiver is None and not self.bench.uppers:
+            return  # nobody speaks yet
+        else:
+            post(self.session, *texts)
+        if not self.is_closed:
+            self.posted += texts
+
+    @rule()
+    def turn(self) -> None:
+        if isinstance(self.current, Poll):
+            self.current.finish()
+
+    @rule()
+    def stall(self) -> None:
+        current = self.current
+        if current is not None and not isinstance(current, Poll) and not current.is_stalled:
+            current.stall()
+
+    @rule()
+    def drain(self) -> None:
+        current = self.current
+        if current is not None and not isinstance(current, Poll) and current.is_stalled:
+            current.drained()
+
+    @rule()
+    def end(self) -> None:
+        current = self.current
+        if current is not None and not isinstance(current, Poll) and not current.is_stalled:
+            current.end()
+
+    @rule()
+    def close(self) -> None:
+        if self.bench.uppers:
+            self.session.close(None, "bye")
+            self.is_closed = True
+
+    @rule(seconds=st.sampled_from([0.25, 2.0]))
+    def wait(self, seconds: float) -> None:
+        if not self.is_closed and self.current is not None:
+            self.bench.clock.pass_s(seconds)
+
+    @invariant()
+    def in_order_and_once(self) -> None:
+        told = self.told()
+        assert told == self.posted[: len(told)]
+        kinds = [frame[:1] for one in self.receivers for frame in one.frames]
+        assert b"a" not in kinds[kinds.index(b"c") :] if b"c" in kinds else True
+        heard = list(self.bench.uppers[0].heard) if self.bench.uppers else []
+        moods = [one for one in heard if one in ("stalled", "writable")]
+        assert all(one != other for one, other in itertools.pairwise(moods)), "told what it knew"
+        if self.is_closed:
+            assert self.session.is_closed and heard[-1] == f"gone: {FORCED}"
+
+    def teardown(self) -> None:
+        for _ in range(400):
+            current = self.current
+            if isinstance(current, Poll):
+                current.finish()
+                if not current.is_over:
+                    break
+            elif current is not None:
+                current.drained()
+                break
+            else:
+                receiver = self.bench.attach(self.session, Poll())
+                receiver.finish()
+                self.receivers.append(receiver)
+                if not receiver.is_over or receiver.frames[-1][:1] == b"c":
+                    break
+        assert self.told() == self.posted
+        if self.is_closed:
+            assert self.receivers[-1].frames[-1] == b'c[1000,"bye"]'
+
+
+TestRuns = Runs.TestCase
