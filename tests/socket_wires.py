@@ -114,6 +114,8 @@ class SocketIo(_Carried):
         self.offset = ""
         self.is_recovered = False
         self._target = f"/socket.io/?EIO={protocol}&transport={transport}"
+        if protocol == 3 and transport == "polling":
+            self._target += "&b64=1"  # polls are text, whatever is in them
         self._acks: dict[int, asyncio.Future[Any]] = {}
         self._half: tuple[str, int, list[bytes]] | None = None
         self._connected = self.expect()
@@ -121,9 +123,9 @@ class SocketIo(_Carried):
     async def connect(self, pid: str = "", offset: str = "") -> None:
         """Connect, with what it takes to recover."""
         if self.transport == "polling":
-            opened = (await self._get())[0]
+            opened, *more = await self._get()
             self._target += f"&sid={json.loads(opened[1:])['sid']}"
-            self._read_by(self._poll())
+            self._read_by(self._poll(more))
         else:
             socket = await self.connect_socket(self._target)
             opened = await socket.recv()
@@ -162,12 +164,13 @@ class SocketIo(_Carried):
             raise Ended(answer.text)
         return _payload(answer.text, self.protocol)
 
-    async def _poll(self) -> None:
+    async def _poll(self, packets: list[str | bytes]) -> None:
         while True:
-            for packet in await self._get():
+            for packet in packets:
                 if packet == "1":
                     raise Ended("the server closed it")
                 await self._take_packet(packet)
+            packets = await self._get()
 
     async def _listen(self, socket: websockets.ClientConnection) -> None:
         async for packet in socket:
