@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -503,6 +504,16 @@ def test_a_poll_that_has_messages_leaves_the_end_to_the_next() -> None:
     assert bench.attach(session, Poll()).frames == [b'c[1000,"bye"]']
 
 
+def test_a_stream_that_is_stalled_is_not_told_the_end_before_what_waits() -> None:
+    bench = Bench()
+    session, stream = bench.begin()
+    stream.stall()
+    post(session, "a")
+    session.close(None, "bye")
+    assert stream.frames == [] and stream.is_over
+    assert bench.attach(session, Stream()).frames == [b'a["a"]', b'c[1000,"bye"]']
+
+
 def test_a_session_may_be_refused_while_it_opens() -> None:
     bench = Bench()
     bench.on_accept = lambda link: link.close(codes.INVALID_TOKEN)
@@ -702,3 +713,4 @@ class Runs(RuleBasedStateMachine):
 
 
 TestRuns = Runs.TestCase
+TestRuns.settings = settings(max_examples=150)
