@@ -8,12 +8,8 @@ from typing import Any, Final
 
 from everywire import Everywire
 from everywire.handlers.sockjs import SockJsConnection, SockJsHandler
-from everywire.sockets.sockjs_carrier import accept_session
 from everywire.sockets.sockjs_link import SockJsOptions
-from everywire.transports.exchange import Exchange
-from everywire.transports.service import Service
 from everywire.transports.sockjs import SockJs
-from everywire.transports.sockjs_mounts import SockJsMounts
 from tests.serving import Site, serving_wire
 
 __all__ = ["SUITE_OPTIONS", "SockJsWire", "close", "echo", "serving_sockjs"]
@@ -43,38 +39,17 @@ class SockJsWire(Everywire):
     def __init__(
         self, mounts: dict[str, tuple[Callable[..., Any], SockJsOptions]] | None = None, **options: Any
     ) -> None:
-        options = {"dev": True, "is_loopback": True, "allowed_origins": ["*"], **options}
-        super().__init__(**options)
-        self._wanted = {
-            path: (close if path == "/close" else echo, one) for path, one in SUITE_OPTIONS.items()
-        } | (mounts or {})
-        self.mounts: dict[str, SockJs] = {}
-        self._sockjs_mounts = SockJsMounts()
-        inner = self.handle
-
-        def handle(exchange: Exchange) -> None:
-            mount = self._sockjs_mounts.find(exchange.request.path)
-            (inner if mount is None else mount)(exchange)
-
-        self.handle = handle  # type: ignore[misc]
-        self.asgi._handler = handle
-
-    async def start(self) -> None:
-        """Start, and mount."""
-        await super().start()
-        mounts = self._sockjs_mounts
-        mounts.add("/sockjs", accept_session, wants_identity=False)
-        mounts.start(Service(self.shared, self.gate))
-        for path, (function, options) in self._wanted.items():
+        super().__init__(**{"dev": True, "is_loopback": True, "allowed_origins": ["*"], **options})
+        wanted = {path: (close if path == "/close" else echo, one) for path, one in SUITE_OPTIONS.items()}
+        for path, (function, one) in (wanted | (mounts or {})).items():
             is_handler = isinstance(function, SockJsHandler)
             handler = function if is_handler else SockJsHandler(function, self.limits)
-            mounts.add(path, handler.accept, options)
-        self.mounts = {mount.prefix: mount for mount in mounts._mounts}
+            self._assembly.sockjs_mounts.add(path, handler.accept, one)
 
-    async def close(self) -> None:
-        """Stop."""
-        self._sockjs_mounts.close()
-        await super().close()
+    @property
+    def mounts(self) -> dict[str, SockJs]:
+        """The mounts by their prefixes; between start and close."""
+        return {mount.prefix: mount for mount in self._assembly.sockjs_mounts._mounts}
 
 
 def serving_sockjs(
