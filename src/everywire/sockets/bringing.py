@@ -1,8 +1,7 @@
 """What a client brings when it connects to a namespace: credentials, and what the application is told.
 
 With Socket.IO 5 that is an object in the packet: ``token`` (or ``ticket``) in it is the credential that
-counts before all others, unless only the application can know what it means; ``pid`` and ``offset`` are the
-protocol's own. With version 4 it is the query, of
+counts before all others, ``pid`` and ``offset`` are the protocol's own. With version 4 it is the query, of
 the handshake for ``/``, of the namespace for others (``/chat?token=x``), and it stands for the object.
 
 Where nothing here could check a token it is none of ours: many applications judge one of their own when they

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from everywire.access.hooks import IN_ORDER, Lane
 from everywire.codecs.json_text import check_json, dump
-from everywire.codecs.socketio.packet import SocketPacket
+from everywire.codecs.socketio.packet import SocketPacket, take_attachments
 from everywire.core import codes
 from everywire.core.errors import BadRequest, EverywireError
 from everywire.sessions.asking import asked
@@ -110,11 +110,12 @@ def _call(
     shared = local.shared
     hook = shared.hooks.rpc
     assert hook is not None
-    try:
-        data = dump(arg)
-    except (TypeError, ValueError, RecursionError):  # bytes are in it
-        answer.give(BadRequest("a call takes one argument that is JSON"))
+    attachments: list[bytes] = []
+    take_attachments(arg, attachments)
+    if attachments:
+        answer.give(BadRequest("a call takes one argument that is JSON, without bytes in it"))
         return
+    data = dump(arg)
 
     async def work() -> None:
         found: Sequence[Any] | EverywireError = EverywireError(code=codes.INTERNAL)

@@ -280,7 +280,7 @@ class Line:
             return
         if code is not codes.DISCONNECTED or reason:
             self.tell(
-                "everywire:disconnect",
+                "everywire:ended",
                 [{"code": code.number, "name": code.name, "reason": reason or code.sentence}],
             )
         self.post(encode(self.home.form, SocketPacket(PacketType.DISCONNECT, self.namespace)))
