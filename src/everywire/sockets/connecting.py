@@ -26,6 +26,7 @@ from everywire.core.errors import EverywireError, Forbidden, InvalidToken, Limit
 from everywire.core.names import is_name
 from everywire.core.publication import Gap
 from everywire.sessions.asking import asked
+from everywire.sockets.abilities import takes_positions
 from everywire.sockets.acks import SocketGone
 from everywire.sockets.bringing import Brought
 from everywire.sockets.forms import encode
@@ -190,7 +191,7 @@ class Connecting:
         else:
             sid = make_token()
             socket = Socket(home, namespace, sid, sid)
-            if home.local.settings.has_recovery:
+            if home.local.settings.has_recovery and takes_positions(link.request):
                 socket.pid = Recovery.make_pid()
         socket.set_identity(identity)
         socket.proved_user = identity.user
