@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from typing import Any, Final
 from urllib.parse import quote
@@ -458,3 +459,34 @@ async def test_a_server_that_stops_tells_those_who_wait(site: Site) -> None:
         await site.drain()
         told: list[Any] = [await waiting, (await answer.chunk()).decode(), await socket.recv()]
         assert all(frame.startswith('c[3001,"the server is shutting down') for frame in told), told
+
+
+async def test_requests_of_all_kinds_at_once_harm_nobody_else(site: Site) -> None:
+    """One session is asked for everything at the same time, by clients that leave when they like."""
+    rng = random.Random(7)
+    victim = new_session()
+    names = ("xhr", "xhr_streaming", "eventsource?x", "htmlfile?c=x", "jsonp?c=x", "xhr_send", "jsonp_send")
+
+    async def bother(number: int) -> None:
+        name = rng.choice(names)
+        method = "GET" if "?" in name else "POST"
+        body = rng.choice([b"", b"[]", b'["x"]', b"[", b"d=%5B%22x%22%5D"]) if "send" in name else b""
+        patience_s = rng.random() / 10
+        try:
+            async with asyncio.timeout(patience_s):
+                async with streamed(site, method, f"{victim}/{name}", body=body) as answer:
+                    assert answer.status in (200, 204, 404, 500)
+                    await answer.rest()
+        except (TimeoutError, asyncio.IncompleteReadError, OSError):
+            pass
+
+    async with site.websocket(f"{new_session()}/websocket") as socket:
+        assert await socket.recv() == "o"
+        for _ in range(5):
+            await asyncio.gather(*map(bother, range(40)))
+        await socket.send('["alive"]')
+        assert await socket.recv() == 'a["alive"]'
+    other = new_session()
+    assert await poll(site, other) == "o"
+    await send(site, other, "alive")
+    assert await poll(site, other) == 'a["alive"]'
