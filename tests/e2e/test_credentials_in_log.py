@@ -137,6 +137,19 @@ async def sessions(http: httpx.AsyncClient, credentials: Credentials) -> None:
         await http.post("/emulation", json=emulated)
 
 
+async def sockjs(http: httpx.AsyncClient, credentials: Credentials) -> None:
+    """Ask for sessions of SockJS, whose ids are as good as credentials, and show tokens there."""
+    polls, streams = ("xhr", "xhr_send", "xhr_streaming", "jsonp_send"), ("eventsource", "htmlfile", "jsonp")
+    for number, value in enumerate(credentials.all_tokens()):
+        session = f"/sockjs/000/{credentials.keep(f'session-number-{number}')}"
+        for name in (*polls, *streams, "nothing"):
+            await begin(http, f"{session}/{name}?c=x&token={value}", {}, "[]" if name in polls else "")
+            await begin(http, f"{session}/{name}?c=x", {"Cookie": f"auth={value}"}, "[")
+            await http.options(f"{session}/{name}?ticket={value}")
+        hello = json.dumps([json.dumps({"id": 1, "connect": {"token": value}})])
+        await websocket(http, f"{session}/websocket?token={value}", {"Cookie": f"auth={value}"}, hello)
+
+
 async def begin(http: httpx.AsyncClient, target: str, headers: Headers, body: str = "") -> None:
     """Make a request, look at the beginning of its answer, and leave."""
     method = "POST" if body else "GET"
@@ -171,7 +184,7 @@ async def test_no_credential_reaches_the_log(tmp_path: Path) -> None:
         limits = httpx.Limits(max_connections=20)
         options: dict[str, Any] = {"timeout": DEADLINE_S, "trust_env": False, "limits": limits}
         async with httpx.AsyncClient(base_url=server.url, **options) as http:
-            await asyncio.gather(plain(http, credentials), sessions(http, credentials))
+            await asyncio.gather(*[show(http, credentials) for show in (plain, sessions, sockjs)])
         server.process.terminate()
         out, err = await server.process.communicate()
     written = log.read_text()

@@ -180,12 +180,12 @@ class SockJs:
     def _serve_route(self, exchange: Exchange, cors: Cors, admitted: Cors, place: _Place) -> None:
         request = exchange.request
         session_id, name, route = place
+        request.path = f"{self.prefix}/-/-/{name}"  # an id is as good as a secret: the log has this instead
         methods = f"OPTIONS, {route.method}"
         if route.is_socket and not self.options.has_websocket:
             raise RequestError("there is no WebSocket here", code=codes.UNKNOWN_CHANNEL)
         if name.startswith("jsonp") and not self.options.has_jsonp:
             raise RequestError("there is no JSONP here", code=codes.UNKNOWN_CHANNEL)
-        request.path = f"{self.prefix}/-/-/{name}"  # the id is as good as a secret: the log has this one
         if request.method == "OPTIONS":
             permit(exchange, cors, methods)
             return
