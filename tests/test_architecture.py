@@ -61,7 +61,7 @@ INWARD: Mapping[str, frozenset[str]] = {
          "api",
          "console", "client", "lab", "handlers", "assembly", "application", "."}
     ),
-    "__init__": frozenset({"access", "application", "core", "handlers"}),
+    "__init__": frozenset({"access", "application", "core", "handlers", "sockets"}),
     "__main__": frozenset({"cli"}),
 }  # fmt: skip
 
