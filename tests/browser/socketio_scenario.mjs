@@ -231,7 +231,8 @@ export async function scenario({ io, version, mode, base, token, user, name, opt
     }
     return await act("ends");
   })();
-  same("the server knows of ends", ends, ["client namespace disconnect", "client namespace disconnect"]);
+  // Node's servers say "client namespace disconnect".
+  check("the server knows of ends", ends.every?.((reason) => /^client.* disconnect$/.test(reason)), JSON.stringify(ends));
 
   // -- cuts ----------------------------------------------------------------------------------------------------------
 

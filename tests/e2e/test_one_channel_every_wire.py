@@ -27,8 +27,8 @@ from tests.serving import DEADLINE_S, Site, serving, until
 from tests.socket_wires import SOCKJS_TRANSPORTS, Session, SocketIo, SockJs
 
 CHANNEL: Final = "numbers"
-NUMBER: Final = 300
-CUTS: Final = 150
+NUMBER: Final = 150
+CUTS: Final = 120
 
 Read = Callable[[Site, Callable[[], None]], Coroutine[Any, Any, list[Any]]]
 """Reads `NUMBER` publications; calls the function when it is sure that it will hear them all."""
