@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import fields
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
 
 from everywire.access.hooks import Hooks
 from everywire.access.identity import Action
@@ -23,7 +26,7 @@ from everywire.asgi.application import AsgiApplication
 from everywire.assembly import Assembly
 from everywire.brokers.base import Appended, Broker
 from everywire.core import codes
-from everywire.core.errors import EverywireError
+from everywire.core.errors import EverywireError, SettingsError
 from everywire.core.limits import Limits
 from everywire.core.names import check_name
 from everywire.core.position import Place, encode_position
@@ -104,7 +107,8 @@ class Everywire(Registrar, Reaching):
         user_rules: as ``public``, for whoever is known; ``{user}`` in a pattern is the user's own id.
         hooks: what the application is asked and told, as a table; decorators fill it, too.
         webhooks: where an application is asked over HTTP, where no function is registered.
-        socketio: what Socket.IO at ``/socket.io/`` is set to; None serves none.
+        socketio: what Socket.IO at ``/socket.io/`` is set to (`SocketSettings`, or a dictionary of what
+            differs from its defaults); None serves none.
         sockjs: where SockJS carries the session protocol; empty is nowhere.
     """
 
@@ -126,7 +130,7 @@ class Everywire(Registrar, Reaching):
         user_rules: Mapping[Action, Iterable[str]] | None = None,
         hooks: Hooks | None = None,
         webhooks: WebhookSettings | None = None,
-        socketio: SocketSettings | None = _SOCKETIO,
+        socketio: SocketSettings | Mapping[str, Any] | None = _SOCKETIO,
         sockjs: str = "/sockjs",
     ) -> None:
         self.limits = limits or Limits()
@@ -149,7 +153,7 @@ class Everywire(Registrar, Reaching):
             tokens=tokens,
             cookie_name=cookie_name,
             hooks=self.hooks,
-            socketio=socketio,
+            socketio=_socket_settings(socketio),
             handling=self.socketio.functions,
             version=__version__,
         )
@@ -277,6 +281,17 @@ class Everywire(Registrar, Reaching):
         if self._outside is None:
             raise EverywireError("this server is not running", code=codes.NOT_AVAILABLE)
         return self._outside.begin(partial(self.publish, channel, data, **more))
+
+
+def _socket_settings(given: SocketSettings | Mapping[str, Any] | None) -> SocketSettings | None:
+    if given is None or isinstance(given, SocketSettings):
+        return given
+    try:
+        if unknown := given.keys() - {one.name for one in fields(SocketSettings)}:
+            raise SettingsError(f"socketio: {min(unknown)!r} is no setting of it")
+        return msgspec.convert(dict(given), SocketSettings)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"socketio: {error}") from None
 
 
 def _run_figures(producers: Producers) -> Iterator[Figure]:

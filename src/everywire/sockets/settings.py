@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+from everywire.core.errors import SettingsError
 
 __all__ = ["SocketSettings"]
 
@@ -25,6 +28,16 @@ class SocketSettings:
     """The largest message or polling payload of a client."""
     parser: Literal["json", "msgpack"] = "json"
     """The form of packets: ``msgpack`` is the one of the package socket.io-msgpack-parser, on both sides."""
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say; raises `SettingsError`."""
+        if self.parser not in ("json", "msgpack"):
+            raise SettingsError(f"{self.parser!r} is no parser; expected json or msgpack")
+        for name in ("connect_timeout_s", "ping_interval_s", "ping_timeout_s", "max_payload"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingsError(f"{name}: expected a number above 0")
+        if not 0 <= self.recovery_window_s < math.inf:
+            raise SettingsError("recovery_window_s: expected a number above 0, or 0 for none")
 
     @property
     def has_recovery(self) -> bool:
