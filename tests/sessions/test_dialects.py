@@ -51,7 +51,7 @@ def read(dialect: Dialect, payload: Any) -> list[dict[str, Any]]:
 
 
 def test_each_has_a_name_of_its_own_and_is_no_plain_encoder() -> None:
-    assert len({one.name for one in ALL.values()}) == len(ALL) == 13
+    assert len({one.name for one in ALL.values()}) == len(ALL) == 14
     for one in ALL.values():
         assert not (one.once or one.tells_gaps or one.wants_positions or one.beats_always)
 
