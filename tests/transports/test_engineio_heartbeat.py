@@ -55,9 +55,7 @@ async def test_a_client_that_does_not_answer_is_gone_when_it_was_said(
         assert wire.engines.statistics()["ping_timeouts"] == 1
 
 
-async def test_a_websocket_that_does_not_answer_is_closed(
-    host: str, certificate: tuple[str, str]
-) -> None:
+async def test_a_websocket_that_does_not_answer_is_closed(host: str, certificate: tuple[str, str]) -> None:
     wire = EngineWire(QUICK)
     async with serving_wire(host, wire, certificate) as site, open_socket(site) as socket:
         await socket.recv()

@@ -63,6 +63,7 @@ from everywire.sockets.upgrade import Probe
 __all__ = ["DEFAULTS", "Engine", "EngineOptions", "Home"]
 
 _NORMAL: Final = 1000
+_POLICY: Final = 1008
 _TOO_BIG: Final = 1009
 
 
@@ -80,6 +81,15 @@ class Home(Protocol):
 
     def note_upgrade(self, is_done: bool) -> None:
         """Count an upgrade that was done, or came to nothing."""
+
+
+def _close_number(code: Code | None) -> int:
+    """Return what a close frame says (RFC 6455 §7.4); codes that answer requests are below its numbers."""
+    if code is None:
+        return _NORMAL
+    if code is codes.TOO_LARGE:
+        return _TOO_BIG
+    return code.number if code.number >= _NORMAL else _POLICY
 
 
 def _is_binary(packet: Wire) -> bool:
@@ -522,10 +532,7 @@ class Engine(Heartbeat):
             socket.listener = NOBODY
             if out:
                 socket.write(socket.framing.frame(out))
-            if code is codes.TOO_LARGE:
-                socket.close(_TOO_BIG, code.sentence)
-            else:
-                socket.close(_NORMAL if code is None else code.number, "" if code is None else code.sentence)
+            socket.close(_close_number(code), "" if code is None else code.sentence)
         else:
             payload = self._payload([*out, last])
             if poll is not None:
