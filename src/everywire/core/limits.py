@@ -258,7 +258,7 @@ class Limits:
     max_sockjs_messages: int = 10_000
     """Messages that a SockJS client sends at once."""
     sockjs_response_bytes: int = 128 * 1024
-    """How much one streamed answer of SockJS carries, which browsers keep whole; then the client asks again."""
+    """How much one streamed answer of SockJS carries, which browsers keep whole; then the client returns."""
     sockjs_heartbeat_s: float = 25.0
     """Between two heartbeats of SockJS."""
     sockjs_disconnect_delay_s: float = 5.0
