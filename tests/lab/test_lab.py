@@ -284,7 +284,7 @@ def test_an_earlier_run_can_be_judged_again(tmp_path: Path, capsys: pytest.Captu
 # -- our own server, as the lab starts it --------------------------------------------
 
 
-@pytest.mark.parametrize("wire", ["websocket", "sse", "stream", "longpoll"])
+@pytest.mark.parametrize("wire", ["websocket", "sse", "stream", "longpoll", "socketio"])
 def test_our_server_is_measured_on_every_wire(built: tools.Tools, wire: str) -> None:
     subject = Subject(name="everywire", kind="everywire", window=10, other_channels=40)
     scenario = Scenario(name="short", wire=wire, subjects=(subject,), readers=20, saturate_s=0.1, in_flight=1)

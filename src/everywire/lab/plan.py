@@ -18,6 +18,7 @@ __all__ = [
     "NODE_SOCKETIO",
     "OURS",
     "PLAIN",
+    "PLAIN_BASELINE",
     "PYTHON_SOCKETIO",
     "Cell",
     "Figure",
@@ -52,6 +53,7 @@ NCHAN = Subject(name="nchan", kind="nchan")
 NODE_SOCKETIO = Subject(name="node socket.io", kind="node-socketio")
 NODE_RECOVERY = Subject(name="node socket.io, recovery", kind="node-socketio", has_recovery=True)
 PYTHON_SOCKETIO = Subject(name="python-socketio", kind="python-socketio")
+PLAIN_BASELINE = Subject(name="baseline, plain", kind="baseline", wire="websocket")
 PLAIN = Subject(name="everywire, plain", kind="everywire", wire="websocket")
 
 
@@ -99,8 +101,8 @@ def scenarios(quick: bool = False) -> tuple[Scenario, ...]:
         Scenario(name="longpoll", wire="longpoll", subjects=(OURS, NCHAN), idle_s=1.0, saturate_s=closed,
                  in_flight=1),
         Scenario(name="socketio", wire="socketio",
-                 subjects=(PLAIN, OURS, NODE_SOCKETIO, NODE_RECOVERY, PYTHON_SOCKETIO), idle_s=1.0,
-                 rate_s=steady, saturate_s=closed, burst_s=closed),
+                 subjects=(PLAIN_BASELINE, PLAIN, OURS, NODE_SOCKETIO, NODE_RECOVERY, PYTHON_SOCKETIO),
+                 idle_s=1.0, rate_s=steady, saturate_s=closed, burst_s=closed),
         Scenario(name="crowd", wire="websocket", subjects=everyone, readers=10_000, rate=2.0,
                  idle_s=1.0, rate_s=steady * 2, saturate_s=closed),
         Scenario(name="channels", wire="websocket", subjects=channels, rate_s=steady, saturate_s=closed),
@@ -178,6 +180,7 @@ FIGURES: tuple[Figure, ...] = (
     *_socketio("of our plain WebSocket", PLAIN, 1.2),
     *_socketio("of Node's", NODE_SOCKETIO, 0.5),
     *_socketio("of Node's with recovery", NODE_RECOVERY, 0.5),
+    *_socketio("of bare C's plain WebSocket", PLAIN_BASELINE),
     *_socketio("of python-socketio's", PYTHON_SOCKETIO),
     Figure(title="10,000 readers, ratio to bare C, of that at 1,000", must=1.15,
            over=(Cell("crowd", "everywire", "rate"), Cell("websocket", "baseline", "rate")),
