@@ -18,7 +18,7 @@ import websockets
 from everywire.access.hooks import Hooks
 from everywire.access.identity import Action, AuthRequest, Identity
 from everywire.access.tokens import Tokens
-from tests.talking import over_posted_sse, over_sse, over_websocket
+from tests.talking import lines, over_posted_sse, over_sse, over_websocket
 from tests.transports.conftest import Serve
 
 SECRET: Final = "a secret that only this test and its server know"
@@ -109,6 +109,25 @@ async def test_cookies_do_not_count_from_pages_that_may_come_without_them(
             shown = {**cookie(), **EVIL, **headers}
             assert (await site.http.post("/channels/news", content="1", headers=shown)).status_code == 401
             assert (await site.http.post("/ticket", content="{}", headers=shown)).status_code == 401
+
+
+async def test_nor_do_they_over_socket_io_and_sockjs(serve: Serve) -> None:
+    async with serve(**OPTIONS, allowed_origins=["*"]) as site:
+        headers = {**cookie(), **EVIL}
+        async with site.websocket("/socket.io/?EIO=4&transport=websocket", headers=headers) as socket:
+            await socket.recv()
+            await socket.send("40")
+            await socket.recv()
+            await socket.send('420["publish","news",1]')
+            assert '"code":103' in await socket.recv()
+        commands = lines({"id": 1, "connect": {}}, {"id": 2, "publish": {"channel": "news", "data": 1}})
+        async with site.websocket("/sockjs/0/0/websocket", headers=headers) as socket:
+            assert await socket.recv() == "o"
+            await socket.send(json.dumps([commands]))
+            told = ""
+            while '"id":2' not in told.replace("\\", ""):
+                told = str(await socket.recv())
+            assert '"code":103' in told.replace("\\", "")
 
 
 async def test_cookies_count_from_pages_that_may_send_them(serve: Serve) -> None:

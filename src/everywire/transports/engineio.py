@@ -200,7 +200,7 @@ class EngineIo:
         return True
 
     def _engine(self, asked: Asked, socket: EngineSocket | None, admission: Admission) -> Engine:
-        auth = auth_request(asked.exchange.request, self._options.name)
+        auth = auth_request(asked.exchange.request, self._options.name, asked.cors)
         return self.engines.open(
             auth,
             asked.protocol,

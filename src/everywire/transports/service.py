@@ -111,7 +111,7 @@ class WholeAnswer:
         """Let the answer, which is on its way, be given."""
 
 
-def auth_request(request: Request, transport: str, cors: Cors = ()) -> AuthRequest:
+def auth_request(request: Request, transport: str, cors: Cors) -> AuthRequest:
     """Return what a request brings to be known by: header fields, cookies, query, address and origin.
 
     The token is that of ``Authorization: Bearer``, else the query's ``token`` or ``ticket``, which is

@@ -38,7 +38,7 @@ def brought(request: Request, cors: Cors, *, is_readable: bool, is_upgrade: bool
     ``is_readable`` says that any page can read the answer (scripts and frames); ``is_upgrade`` that browsers
     say where the request comes from.
     """
-    auth = auth_request(request, TRANSPORT)
+    auth = auth_request(request, TRANSPORT, cors)
     query = {name: value for name, value in auth.query.items() if name not in _VOLATILE}
     headers = auth.headers
     cookies = auth.cookies
