@@ -158,6 +158,7 @@ async def test_what_cannot_be_an_event_or_tag_is_refused(site: Site) -> None:
         "event=a&event=b",
         "event=%FF",
         "tag=novalue",
+        "tag=socketio.skip:0011223344556677",
         "tag=:v",
         "tag=a%0A:b",
         "tag=" + "k" * 200 + ":" + "v" * 100,

@@ -26,7 +26,7 @@ from everywire.codecs.json_text import check_json, dump
 from everywire.core import codes
 from everywire.core.errors import BadRequest, BrokerBusy, EverywireError, TooLarge
 from everywire.core.limits import Limits
-from everywire.core.publication import JSON, RESERVED_EVENTS, Draft
+from everywire.core.publication import JSON, RESERVED_EVENTS, RESERVED_TAGS, Draft
 from everywire.hub.hub import Hub
 
 __all__ = ["MAX_TYPE_CHARACTERS", "Publishing", "check_event", "check_tags", "make_draft"]
@@ -85,6 +85,8 @@ def check_tags(tags: dict[str, str], limits: Limits) -> dict[str, str] | None:
     if len(tags) > limits.max_tags:
         raise BadRequest(f"a publication has at most {limits.max_tags} tags")
     for key, value in tags.items():
+        if key.startswith(RESERVED_TAGS):
+            raise BadRequest(f"tags that begin with {RESERVED_TAGS} are the server's own")
         if len(f"{key}{value}".encode("utf-8", "surrogatepass")) > limits.max_tag_bytes:
             raise BadRequest(f"a tag is at most {limits.max_tag_bytes} bytes")
         if not (key + value).isprintable():

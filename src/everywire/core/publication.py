@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-__all__ = ["JSON", "RESERVED_EVENTS", "Draft", "Gap", "Publication"]
+__all__ = ["JSON", "RESERVED_EVENTS", "RESERVED_TAGS", "Draft", "Gap", "Publication"]
 
 JSON: Final = ""
 """The content type of a publication whose data is JSON text."""
 
 RESERVED_EVENTS: Final = frozenset({"gap", "binary", "error", "open"})
 """Event names that the wires use themselves."""
+
+RESERVED_TAGS: Final = "socketio."
+"""Tags whose names begin so say whom a publication is for; only the server itself sets them."""
 
 OVERHEAD_BYTES: Final = 200
 """What a publication costs a log besides its data, measured with ``sys.getsizeof`` and rounded up."""

@@ -16,11 +16,11 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
-from everywire.core.publication import Publication
+from everywire.core.publication import RESERVED_TAGS, Publication
 
 __all__ = ["EARLIER", "EXCEPT", "PREFIX", "SKIP", "digest_of", "earlier_copies", "tags_of"]
 
-PREFIX: Final = "socketio."
+PREFIX: Final = RESERVED_TAGS
 SKIP: Final = "socketio.skip"
 EXCEPT: Final = "socketio.except"
 EARLIER: Final = "socketio.earlier"
