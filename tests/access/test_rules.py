@@ -100,3 +100,22 @@ def test_decisions_that_are_remembered_are_bounded() -> None:
         assert rules.is_public(Action.READ, f"news.{number}")
         assert not rules.is_public(Action.READ, f"olds.{number}")
     assert len(rules._decided) <= 10_000
+
+
+@pytest.mark.parametrize("own", ["sio:n:", "sio:n:=2Fadmin", "sio:r:=2Fadmin:room"])
+def test_no_star_opens_what_a_namespace_of_socket_io_keeps_for_its_clients(own: str) -> None:
+    """The application's function lets each client into ``/admin``; with ``read = ["*"]`` anybody could read
+    over a plain wire what was emitted there, and publish to all sockets."""
+    every = {Action.READ: ["*"], Action.PUBLISH: ["*:*"]}
+    ann = Identity(user="ann", grants={Action.PRESENCE: ("*",), Action.DELETE: ("s*",)})
+    for rules in (Rules(public=every), Rules(user_rules=every)):
+        for action in Action:
+            assert not may(rules, ann, action, own)
+        assert may(rules, ann, Action.READ, "sio:r::my=20room") and may(rules, ann, Action.READ, "room")
+        assert may(rules, ann, Action.PRESENCE, "sio:r::my=20room")
+    said = {Action.READ: ["sio:*"], Action.PUBLISH: [own]}
+    for rules in (Rules(public=said), Rules(user_rules=said)):
+        assert may(rules, ann, Action.READ, own) and may(rules, ann, Action.PUBLISH, own)
+    granted = Identity(user="ann", grants={Action.READ: ("sio:*",)}, channels=("sio:n:",))
+    assert may(Rules(), granted, Action.READ, own)
+    assert may(Rules(dev=True), NOBODY, Action.READ, own)

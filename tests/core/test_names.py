@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everywire.core.errors import BadChannelName
-from everywire.core.names import check_name, is_name, matches
+from everywire.core.names import check_name, is_name, is_opened_by, matches
 
 GOOD = ["a", "A", "a.b_c:d~e@f$g#h=i+j-k", "-", ".", "..", "a" * 255, string.ascii_letters, string.digits]
 BAD = [
@@ -87,3 +87,9 @@ def test_a_pattern_of_many_stars_is_decided_without_trying_everything() -> None:
     # With plain backtracking each star multiplies the work by the length of the name.
     assert not matches("*a" * 60 + "b", "a" * 255)
     assert matches("*a" * 60 + "*b", "a" * 254 + "b")
+
+
+def test_who_opens_what_is_socket_ios_own() -> None:
+    assert is_opened_by("*", "room") and is_opened_by("*", "sio") and is_opened_by("*", "sio:r::a=20b")
+    assert not is_opened_by("*", "sio:n:") and not is_opened_by("s*", "sio:r:=2Fchat:room")
+    assert is_opened_by("sio:*", "sio:n:") and is_opened_by("sio:n:", "sio:n:")

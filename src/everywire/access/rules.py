@@ -20,7 +20,7 @@ from typing import Final
 from everywire.access.identity import NOBODY, Action, Identity
 from everywire.core import codes
 from everywire.core.errors import BadChannelName, EverywireError, Forbidden, SettingsError
-from everywire.core.names import is_name, matches
+from everywire.core.names import is_name, is_opened_by, matches
 
 __all__ = ["Rules", "check_user_pattern", "is_pattern"]
 
@@ -70,6 +70,8 @@ class _UserPattern:
 
     def fits(self, user: str, channel: str) -> bool:
         """Say whether the pattern opens a channel to a user."""
+        if not is_opened_by(self._pattern, channel):
+            return False
         if not self._has_user:
             return _fits(self._pattern, channel)
         if not is_name(user) or any(character in user for character in self._not_in_user):
@@ -146,7 +148,10 @@ class Rules:
         key = (action, channel)
         decided = self._decided.get(key)
         if decided is None:
-            decided = any(matches(pattern, channel) for pattern in self._public.get(action, ()))
+            decided = any(
+                matches(pattern, channel) and is_opened_by(pattern, channel)
+                for pattern in self._public.get(action, ())
+            )
             if len(self._decided) >= _REMEMBERED:
                 self._decided.clear()
             self._decided[key] = decided
@@ -162,7 +167,10 @@ class Rules:
             return True
         if action is Action.READ and channel in identity.channels:
             return True
-        return any(_fits(pattern, channel) for pattern in identity.grants.get(action, ()))
+        return any(
+            _fits(pattern, channel) and is_opened_by(pattern, channel)
+            for pattern in identity.grants.get(action, ())
+        )
 
     def check(self, identity: Identity, action: Action, channels: Sequence[str]) -> None:
         """Raise when one of the channels is closed to the identity, naming it: see `refusal`."""

@@ -12,9 +12,14 @@ from typing import Final
 
 from everywire.core.errors import BadChannelName
 
-__all__ = ["MAX_NAME_CHARACTERS", "check_name", "is_name", "matches"]
+__all__ = ["MAX_NAME_CHARACTERS", "check_name", "is_name", "is_opened_by", "matches"]
 
 MAX_NAME_CHARACTERS: Final = 255
+
+_OWN: Final = "sio:"
+_ROOM: Final = "sio:r::"
+"""What every application's rooms may be called; everything else that begins with `_OWN` is what Socket.IO has
+apart from them: its other namespaces, and all sockets of one."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._:~@$#=+\-]{1,255}\Z")
 _PATTERN: Final = re.compile(r"[A-Za-z0-9._:~@$#=+\-*]{1,255}\Z")
@@ -50,3 +55,10 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 def matches(pattern: str, name: str) -> bool:
     """Say whether the name fits the pattern; raise `BadChannelName` if that is none."""
     return _compiled(pattern).match(name) is not None
+
+
+def is_opened_by(pattern: str, name: str) -> bool:
+    """Say whether a rule's pattern may open a name, if it fits: ``*`` is meant for what an application calls
+    its channels. What is in Socket.IO's other namespaces, where a function of the application has let each
+    client in, only a pattern opens that says so: ``sio:…``."""
+    return not name.startswith(_OWN) or name.startswith(_ROOM) or pattern.startswith(_OWN)
