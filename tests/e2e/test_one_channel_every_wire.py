@@ -28,7 +28,7 @@ from tests.socket_wires import SOCKJS_TRANSPORTS, Session, SocketIo, SockJs
 
 CHANNEL: Final = "numbers"
 NUMBER: Final = 150
-CUTS: Final = 120
+CUTS: Final = 80
 
 Read = Callable[[Site, Callable[[], None]], Coroutine[Any, Any, list[Any]]]
 """Reads `NUMBER` publications; calls the function when it is sure that it will hear them all."""
@@ -151,6 +151,10 @@ async def test_all_receive_the_same(host: str) -> None:
 # -- one reader on all of them in turn -------------------------------------------------------------
 
 
+class Cut(Exception):
+    """The reader's connection is cut now."""
+
+
 class Journey:
     """One reader's life: what it read, where it stands, and what carried it."""
 
@@ -162,6 +166,7 @@ class Journey:
         self.carried = Counter[str]()
         """How many publications came by each wire."""
         self.recovered = 0
+        self._last = 0
         self.pid = ""
         self.wires: dict[str, Callable[[], Awaitable[None]]] = {
             **{wire: partial(self._plain, wire) for wire in TELLING},
@@ -178,10 +183,11 @@ class Journey:
         again = [wire for wire in self.wires if "again" in wire]
         return self.chance.choice(again if self.pid and self.chance.random() < 0.5 else [*self.wires])
 
-    async def once(self, wire: str, seconds: float) -> None:
-        """Read by one connection until it is cut."""
+    async def once(self, wire: str, seconds: float, number: int = 1_000_000) -> None:
+        """Read by one connection until it is cut: at a moment, or after so many publications."""
         before = len(self.read)
-        with suppress(TimeoutError):
+        self._last = before + number
+        with suppress(TimeoutError, Cut):
             async with asyncio.timeout(seconds):
                 await self.wires[wire]()
         self.carried[wire] += len(self.read) - before
@@ -189,6 +195,8 @@ class Journey:
     def _take(self, number: int, position: str) -> None:
         self.read.append(number)
         self.position = position
+        if len(self.read) >= self._last:
+            raise Cut
 
     async def _plain(self, wire: str) -> None:
         async for seen in READERS[wire](self.site, CHANNEL, after=self.position):
@@ -211,11 +219,9 @@ class Journey:
         if not self.pid:
             return
         async with cut_at_last(SocketIo(self.site.url, transport)) as socket:
-            pid, self.pid = self.pid, ""
-            await socket.connect(pid, self.position)
+            await socket.connect(self.pid, self.position)
             assert socket.is_recovered
             self.recovered += 1
-            self.pid = pid
             await self._follow(socket)
 
     async def _follow(self, socket: SocketIo) -> None:
@@ -263,16 +269,19 @@ async def travel(seed: int, cuts: int) -> Journey:
         publishing = asyncio.create_task(keep_publishing())
         journey = Journey(site, seed)
         for wire in journey.chance.sample([*journey.wires], len(journey.wires)):
-            await journey.once(wire, 0.15)
+            await journey.once(wire, DEADLINE_S, 2)
         for _ in range(cuts):
-            await journey.once(journey.choose(), journey.chance.random() * 0.06)
+            if journey.chance.random() < 0.5:
+                await journey.once(journey.choose(), journey.chance.random() * 0.05)
+            else:
+                await journey.once(journey.choose(), DEADLINE_S, journey.chance.randrange(1, 8))
         publishing.cancel()
         await asyncio.wait([publishing])
         async with asyncio.timeout(DEADLINE_S):
             while not journey.read or journey.read[-1] < number - 1:
                 await journey.once("poll", 0.2)
     assert journey.read == list(range(number))
-    assert number > 2 * cuts
+    assert len(journey.read) > cuts
     return journey
 
 
