@@ -35,12 +35,12 @@ class Services:
     def register(self) -> None:
         """Register the services."""
 
-        @self.site.wire.sockjs("/echo", disconnect_delay_s=0.5)
+        @self.site.wire.sockjs("/echo")
         async def echo(connection: Any) -> None:
             async for text in connection:
                 await connection.send(text)
 
-        @self.site.wire.sockjs("/talk", disconnect_delay_s=0.5)
+        @self.site.wire.sockjs("/talk")
         async def talk(connection: Any) -> None:
             names: list[str] = []
             try:
