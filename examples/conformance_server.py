@@ -24,14 +24,11 @@ from everywire import Everywire, SocketSession, SocketSettings
 from everywire.codecs.websocket import DeflateOptions
 from everywire.core.errors import SettingsError
 from everywire.core.limits import Limits
+from everywire.handlers.engineio import EngineConnection
 from everywire.handlers.sockjs import SockJsConnection
 from everywire.server.options import Address, ServerOptions
 from everywire.server.run import run, serve
 from everywire.server.server import Server
-from everywire.sessions.shared import Shared
-from everywire.sockets.engine_options import EngineOptions
-from everywire.sockets.engines import Accept
-from everywire.sockets.link import Link
 from everywire.transports.exchange import Exchange, Handler, MessageChannel
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
@@ -41,7 +38,7 @@ MAX_PAYLOAD: Final = 1_000_000
 SERVICES: Final = (
     "/engine.io", "/socket.io", "/echo", "/close", "/disabled_websocket_echo", "/cookie_needed_echo",
 )  # fmt: skip
-"""Below these nothing is the bare echo's, but ``/echo`` itself."""
+"""Below these nothing is the bare echo's, but a handshake at ``/echo`` itself."""
 
 
 class Pings(NamedTuple):
@@ -97,37 +94,10 @@ def echo(exchange: Exchange) -> None:
     Echo().connect(exchange)
 
 
-class EngineEcho:
-    """One connection of Engine.IO that gets back what it sends."""
-
-    __slots__ = ("_link",)
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    def message(self, data: bytes, binary: bool) -> None:
-        """Send a message back."""
-        self._link.post([(binary, data if binary else b"4" + data)])
-
-    def stalled(self) -> None:
-        """Do nothing: what is posted waits in the link, bounded."""
-
-    def writable(self) -> None:
-        """Do nothing."""
-
-    def moved(self) -> None:
-        """Do nothing: the link sends what was posted by its new carrier."""
-
-    def gone(self, reason: str) -> None:
-        """Do nothing."""
-
-    def drain(self, retry_ms: int) -> None:
-        """Do nothing: the link closes by itself."""
-
-
-def accept_engine(shared: Shared) -> Accept:
-    """Return what takes connections of Engine.IO."""
-    return EngineEcho
+async def echo_engineio(connection: EngineConnection) -> None:
+    """Send everything back."""
+    async for message in connection:
+        await connection.send(message)
 
 
 async def greet(session: SocketSession, auth: object) -> None:
@@ -166,13 +136,12 @@ def make_wire(pings: Pings, limits: Limits) -> Everywire:
         max_payload=MAX_PAYLOAD,
     )
     wire = Everywire(dev=True, is_loopback=True, allowed_origins=["*"], limits=limits, socketio=settings)
-    engine = EngineOptions(
-        name="engineio",
+    wire.engineio(
+        "/engine.io",
         ping_interval_s=pings.interval_s,
         ping_timeout_s=pings.timeout_s,
         max_payload=MAX_PAYLOAD,
-    )
-    wire.engineio("/engine.io", accept_engine, engine)
+    )(echo_engineio)
     for name in ("/", "/custom"):
         on = wire.socketio.namespace(name).on
         on("connect")(greet)
@@ -189,9 +158,11 @@ def route(wire: Everywire) -> Handler:
     """Return what hands each request to its service."""
 
     def handle(exchange: Exchange) -> None:
-        path, is_upgrade = exchange.request.path, exchange.request.is_upgrade
-        is_bare = path == "/echo" if path.startswith(SERVICES) else True
-        (echo if is_bare and is_upgrade else wire.handle)(exchange)
+        request = exchange.request
+        path = request.path
+        is_service = path in SERVICES or path.startswith(tuple(f"{one}/" for one in SERVICES))
+        is_bare = not is_service or (path == "/echo" and request.is_upgrade)
+        (echo if is_bare else wire.handle)(exchange)
 
     return handle
 

@@ -33,6 +33,7 @@ from everywire.core.position import Place, encode_position
 from everywire.core.settings import SettingsTable
 from everywire.core.version import __version__
 from everywire.handlers.called import called
+from everywire.handlers.engineio import EngineHandler
 from everywire.handlers.outside import Outside, Receipt
 from everywire.handlers.payloads import encode
 from everywire.handlers.producers import Producers
@@ -42,11 +43,10 @@ from everywire.handlers.socketio import SocketIO
 from everywire.handlers.sockjs import SockJsHandler
 from everywire.hub.hub import Hub
 from everywire.sessions.shared import Shared
-from everywire.sockets.engine_options import DEFAULTS, EngineOptions
-from everywire.sockets.engines import Accept
+from everywire.sockets.engine_options import EngineOptions
 from everywire.sockets.settings import SocketSettings
-from everywire.sockets.sockjs import SockJsOptions
 from everywire.sockets.sockjs_carrier import accept_session
+from everywire.sockets.sockjs_link import SockJsOptions
 from everywire.transports.target import check_event, check_tags
 
 __all__ = ["Everywire", "Published", "publish"]
@@ -219,25 +219,52 @@ class Everywire(Registrar, Reaching):
 
     # -- SockJS and Engine.IO ---------------------------------------------------
 
-    def sockjs(self, prefix: str, **options: Any) -> Callable[[F], F]:
+    def sockjs(
+        self,
+        prefix: str,
+        *,
+        on_open: Callable[..., Any] | None = None,
+        on_close: Callable[..., Any] | None = None,
+        **options: Any,
+    ) -> Callable[[F], F]:
         """Serve clients of SockJS below a prefix such as ``/echo``: ``function(connection)`` lives with one
-        of them, ``function(connection, message)`` is called for each message. See docs/sockjs.md; the
-        options are those of `everywire.sockets.sockjs.SockJsOptions`, and ``on_open`` and ``on_close``."""
-        calls = {name: options.pop(name, None) for name in ("on_open", "on_close")}
+        of them, ``function(connection, message)`` is called for each message. See docs/sockjs.md.
+
+        ``on_open(connection)`` may refuse, ``on_close(connection, reason)`` hears the end; the other options
+        are those of `everywire.sockets.sockjs_link.SockJsOptions`.
+        """
 
         def register(function: F) -> F:
-            handler = SockJsHandler(function, self.limits, threads=self._answering.threads, **calls)
+            threads = self._answering.threads
+            handler = SockJsHandler(
+                function, self.limits, threads=threads, on_open=on_open, on_close=on_close
+            )
             self._assembly.sockjs_mounts.add(prefix, handler.accept, SockJsOptions(**options))
             return function
 
         return register
 
     def engineio(
-        self, path: str, accept: Callable[[Shared], Accept], options: EngineOptions = DEFAULTS
-    ) -> None:
-        """Serve bare Engine.IO at a path. ``accept`` is called once with what sessions share, and returns
-        what takes a new link and gives who speaks over it (`everywire.sockets.link`)."""
-        self._assembly.engine_mounts.add(path, accept, options)
+        self,
+        path: str,
+        *,
+        on_open: Callable[..., Any] | None = None,
+        on_close: Callable[..., Any] | None = None,
+        **options: Any,
+    ) -> Callable[[F], F]:
+        """Serve clients of bare Engine.IO at a path such as ``/engine.io``; as `sockjs`, with the options of
+        `everywire.sockets.engine_options.EngineOptions`. See docs/socketio.md."""
+
+        def register(function: F) -> F:
+            threads = self._answering.threads
+            handler = EngineHandler(
+                function, self.limits, threads=threads, on_open=on_open, on_close=on_close
+            )
+            wanted = EngineOptions(**{"name": "engineio", **options})
+            self._assembly.engine_mounts.add(path, handler.accept, wanted)
+            return function
+
+        return register
 
     # -- publishing -------------------------------------------------------------
 

@@ -123,13 +123,13 @@ async def test_who_does_not_read_is_not_read_on(url: str) -> None:
                 assert await connection.recv() == message
 
 
-async def test_a_request_that_is_no_websocket_is_refused(url: str) -> None:
+async def test_a_request_that_is_no_websocket_is_refused_or_for_sockjs(url: str) -> None:
     port = urlsplit(url).port
-    for path in ("/echo", "/any/path"):
+    for path, status in (("/any/path", b"426"), ("/echoes", b"426"), ("/echo", b"200"), ("/echo/x", b"404")):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         async with asyncio.timeout(DEADLINE_S):
-            assert (await reader.readline()).startswith(b"HTTP/1.1 426 ")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 %b " % status)
         writer.close()
         await writer.wait_closed()
 

@@ -28,7 +28,7 @@ class Payload:
     __slots__ = ("_decode", "type")
 
     def __init__(self, type_: Any = Any) -> None:
-        self.type = type_
+        self.type = type_ = Any if type_ is object else type_
         try:
             self._decode = msgspec.json.Decoder(type_).decode
             is_known = not isinstance(msgspec.inspect.type_info(type_), msgspec.inspect.CustomType)

@@ -1,4 +1,4 @@
-"""All mounts of Engine.IO of a server: which path is whose. They are added before it starts."""
+"""All mounts of Engine.IO of a server: which path is whose. They are added before it starts, or later."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ class _Wanted(NamedTuple):
 class EngineMounts:
     """The mounts of one server; a path answers with and without a slash at its end."""
 
-    __slots__ = ("_mounts", "_wanted")
+    __slots__ = ("_mounts", "_service", "_wanted")
 
     def __init__(self) -> None:
         self._wanted: dict[str, _Wanted] = {}
         self._mounts: dict[str, EngineIo] = {}
+        self._service: Service | None = None
 
     def add(self, path: str, accept: Callable[[Shared], Accept], options: EngineOptions) -> None:
         """Serve Engine.IO at a path such as ``/socket.io``; ``accept`` is called at each start of the server,
@@ -43,16 +44,23 @@ class EngineMounts:
             raise SettingsError(f"{path!r} is no path for Engine.IO; expected one such as /engine.io")
         if path in self._wanted:
             raise SettingsError(f"Engine.IO is served at {path!r} already")
-        self._wanted[path] = _Wanted(accept, options)
+        self._wanted[path] = wanted = _Wanted(accept, options)
+        if self._service is not None:
+            self._mount(self._service, path, wanted)
 
     def start(self, service: Service) -> None:
         """Begin to serve."""
-        for path, (accept, options) in self._wanted.items():
-            mount = EngineIo(service, accept(service.shared), options)
-            self._mounts[path] = self._mounts[f"{path}/"] = mount
+        self._service = service
+        for path, wanted in self._wanted.items():
+            self._mount(service, path, wanted)
+
+    def _mount(self, service: Service, path: str, wanted: _Wanted) -> None:
+        mount = EngineIo(service, wanted.accept(service.shared), wanted.options)
+        self._mounts[path] = self._mounts[f"{path}/"] = mount
 
     def close(self) -> None:
         """End all connections; before the hub is closed, and before the tasks of handlers are."""
+        self._service = None
         for engines in self.engines():
             engines.close()
         self._mounts.clear()
