@@ -38,6 +38,8 @@ def channel_of(namespace: str, room: str) -> str:
     """
     if not room:
         raise BadRequest("a room has a name")
+    if len(room) > MAX_NAME_CHARACTERS:
+        raise BadRequest(f"a room's name has at most {MAX_NAME_CHARACTERS} characters")
     if namespace == "/" and not room.startswith(_OWN) and is_name(room):
         return room
     return _checked(f"{_ROOM}{_escape_namespace(namespace)}:{_escape(room)}")
