@@ -35,7 +35,7 @@ def test_every_dependency_is_explained() -> None:
     needed = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     explained = (ROOT / "DEPENDENCIES.md").read_text("utf-8")
     for requirement in needed:
-        name = re.split(r"[<>=;\s]", requirement)[0]
+        name = re.split(r"[\[<>=;\s]", requirement)[0]
         assert f"`{name}`" in explained, name
 
 
