@@ -3,8 +3,8 @@
 They are known in the namespace ``/`` where the application has no function for them, so that a server by
 itself is of use to Socket.IO clients. Everything here is asked of the rules, as on every other wire.
 
-* ``subscribe(room[, position])``: what is published there from now on, or after the position, comes as
-  events. Acknowledged with ``{"channel", "position"}`` and, where the application has it, ``"data"``;
+* ``subscribe(room[, position])``: what is published there from now on, or after the position (``earliest``
+  counts as one), comes as events. Acknowledged with ``{"channel", "position"}`` and, where the application has it, ``"data"``;
 * ``unsubscribe(room)``: acknowledged with ``{"channel"}``. Only rooms that the client asked for are left;
 * ``publish(room, data[, {"event", "tags"}])``: acknowledged with ``{"offset", "epoch", "position"}``. Bytes
   are data, too.
@@ -54,13 +54,15 @@ def _room(args: Sequence[Any]) -> tuple[str, str]:
 
 async def _subscribe(socket: Socket, args: Sequence[Any]) -> Sequence[Any]:
     room, channel = _room(args)
-    place = _place(args, channel)
+    position = _position(args)
     known = socket.joined.get(channel)
     if known is None or not known.is_open:
         await _allow(socket, Action.READ, channel)
         decision = await _decide(socket, channel)
         data = None if decision.data is None else check_json(decision.data)
-        if decision.snapshot is not None:
+        if decision.snapshot is None:
+            place = await _place(socket, channel, position)
+        else:
             place, data = await _snapshot(socket, channel, decision)
         await _enter(socket, channel, place, decision)
     else:
@@ -69,16 +71,34 @@ async def _subscribe(socket: Socket, args: Sequence[Any]) -> Sequence[Any]:
     return [told if data is None else {**told, "data": data}]
 
 
-def _place(args: Sequence[Any], channel: str) -> Place | None:
-    """Return the place in the channel that the client comes from, if it says one."""
-    position = args[1] if len(args) > 1 else None
-    if isinstance(position, Mapping):
-        position = position.get("position")
-    if position is None or position == "":
-        return None
-    if not isinstance(position, str):
+def _position(args: Sequence[Any]) -> Position | str:
+    """Return where the client comes from: a position, or one of the words ``earliest`` and ``latest``."""
+    said = args[1] if len(args) > 1 else None
+    if isinstance(said, Mapping):
+        said = said.get("position")
+    if said is None or said == "":
+        return "latest"
+    if not isinstance(said, str):
         raise BadRequest("a position is text")
-    return Position.decode(position).place(channel)
+    return said if said in ("earliest", "latest") else Position.decode(said)
+
+
+async def _place(socket: Socket, channel: str, position: Position | str) -> Place | None:
+    """Return after which place a channel is read; None is from now on."""
+    if isinstance(position, Position):
+        return position.place(channel)
+    if position == "latest":
+        return None
+    head = await _head(socket, channel)
+    return Place(head.epoch, head.first - 1)
+
+
+async def _head(socket: Socket, channel: str) -> Head:
+    log = socket.home.shared.hub.broker.log
+    heads: Mapping[str, Head] | EverywireError = await called(partial(log.heads, (channel,)))
+    if isinstance(heads, EverywireError):
+        raise heads
+    return heads[channel]
 
 
 async def _allow(socket: Socket, action: Action, channel: str) -> None:
@@ -108,12 +128,7 @@ async def _snapshot(socket: Socket, channel: str, decision: SubscribeDecision) -
     shared = socket.home.shared
     make = decision.snapshot
     assert make is not None
-    heads: Mapping[str, Head] | EverywireError = await called(
-        partial(shared.hub.broker.log.heads, (channel,))
-    )
-    if isinstance(heads, EverywireError):
-        raise heads
-    head = heads[channel]
+    head = await _head(socket, channel)
     found = await asked("a snapshot", make(socket, channel), shared.limits.hook_timeout_s)
     if isinstance(found, EverywireError):
         raise found
