@@ -493,6 +493,23 @@ async def test_sessions_of_an_address_are_bounded(monkeypatch: pytest.MonkeyPatc
             await until(lambda: not site.wire.shared.quotas._of_address)
 
 
+async def test_sessions_that_have_ended_are_counted_until_they_are_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A session gave its place back with its first message, and stayed for five seconds more: one address
+    could fill the table with nonsense, and nobody else had a session."""
+    monkeypatch.setattr("everywire.sockets.sockjs_table.counted", lambda peer: "somewhere")
+    limits = Limits(max_connections_per_address=2, sockjs_disconnect_delay_s=0.5)
+    async with serving(dev=False, limits=limits) as site:
+        for _ in range(4):
+            session = new_session("/sockjs")
+            assert await poll(site, session) == "o"
+            assert (await post(site, f"{session}/xhr_send", '["nonsense"]')).status_code == 204
+        assert (await post(site, f"{new_session('/sockjs')}/xhr")).status_code == 429
+        await until(lambda: not site.wire.mounts["/sockjs"].table._of_address)
+        assert await poll(site, new_session("/sockjs")) == "o"
+
+
 async def test_nothing_is_left_of_sessions_that_ended() -> None:
     limits = Limits(sockjs_disconnect_delay_s=0.5)
     async with serving(limits=limits, **knowing()) as site:

@@ -11,12 +11,13 @@ speaks over it by now.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from typing import Final
 
 from everywire.access.identity import NOBODY, Identity
-from everywire.access.quotas import Quotas
+from everywire.access.quotas import Quotas, counted
 from everywire.core import codes
-from everywire.core.errors import EverywireError
+from everywire.core.errors import EverywireError, LimitExceeded
 from everywire.core.limits import Limits
 from everywire.hub.hub import Hub
 from everywire.sockets.sockjs import SockJsSession
@@ -33,6 +34,7 @@ class SockJsTable:
     __slots__ = (
         "_by_mark",
         "_by_owner",
+        "_of_address",
         "_quotas",
         "disconnect_delay_s",
         "heartbeat_s",
@@ -51,6 +53,7 @@ class SockJsTable:
         self.disconnect_delay_s = options.disconnect_delay_s or limits.sockjs_disconnect_delay_s
         self._by_owner: dict[tuple[str, str], SockJsSession] = {}
         self._by_mark: dict[tuple[str, bytes], SockJsSession] = {}
+        self._of_address: Counter[str] = Counter()
         self.opened = 0
         """How many there were."""
 
@@ -81,22 +84,31 @@ class SockJsTable:
         """Make a session that was not there.
 
         Raises `LimitExceeded` when its address or user has no place left, and an error with code 124 when
-        there are too many sessions.
+        there are too many sessions. A session that has ended, or gave its place back because who speaks over
+        it has one, is still here for some seconds: of one address there are at most twice as many as places.
         """
+        identity = opening.identity if isinstance(opening.identity, Identity) else NOBODY
+        address, most = counted(opening.request.peer), 2 * self.limits.max_connections_per_address
+        if address and most and self._of_address[address] >= most and not identity.may_all:
+            raise LimitExceeded("there are too many sessions from this address")
         if len(self._by_owner) >= self.limits.max_sockjs_sessions:
             raise EverywireError("there are too many sessions; come back later", code=codes.BUSY)
-        identity = opening.identity if isinstance(opening.identity, Identity) else NOBODY
         admission = self._quotas.admit(identity, opening.request.peer)
         sid = secrets.token_urlsafe(_SID_BYTES)
         session = SockJsSession(self, sid, opening, accept, admission)
         self._by_owner[session.key] = session
         self._by_mark[opening.session_id, opening.mark] = session
+        self._of_address[address] += 1
         self.opened += 1
         return session
 
     def forget(self, session: SockJsSession) -> None:
         """Find a session no longer."""
-        self._by_owner.pop(session.key, None)
+        if self._by_owner.pop(session.key, None) is not None:
+            address = counted(session.peer)
+            self._of_address[address] -= 1
+            if not self._of_address[address]:
+                del self._of_address[address]
         self._by_mark.pop((session.key[0], session.mark), None)
 
     def close(self) -> None:
