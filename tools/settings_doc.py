@@ -33,14 +33,16 @@ SECTIONS: list[tuple[str, str, type]] = [
     ("[origins]", "origins.", settings.Origins),
     ("[hosts]", "hosts.", settings.Hosts),
     ("[websocket]", "websocket.", settings.WebSocket),
+    ("[socketio]", "socketio.", settings.SocketIo),
+    ("[sockjs]", "sockjs.", settings.SockJs),
     ("[log]", "log.", settings.Log),
     ("[[channels]]", "channels[n].", settings.ChannelRow),
     ("[channels.window]", "channels[n].window.", Window),
     ("[limits]", "limits.", Limits),
 ]
 SUBSECTIONS = {
-    "listen", "limits", "channels", "rules", "tokens", "webhooks", "origins", "hosts", "websocket", "log",
-    "window",
+    "listen", "limits", "channels", "rules", "tokens", "webhooks", "origins", "hosts", "websocket",
+    "socketio", "sockjs", "log", "window",
 }  # fmt: skip
 
 

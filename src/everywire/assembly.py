@@ -94,7 +94,9 @@ class Assembly:
         self._pages = load_pages()
         self.engine_mounts = EngineMounts()
         self.sockjs_mounts = SockJsMounts()
-        self.operations.figures.add(lambda: socket_figures(self.engine_mounts.engines(), self._sockets))
+        self.operations.figures.add(
+            lambda: socket_figures(self.engine_mounts.engines(), self._sockets, len(self.sockjs_mounts))
+        )
         self._handling = handling
         self._socket_settings = socketio
         self._sockets: Sockets | None = None
@@ -192,7 +194,7 @@ class Assembly:
         self.sockjs_mounts.close()
         sockets, self._sockets = self._sockets, None
         if sockets is not None:
-            await sockets.close()
+            await sockets.close(self.limits.close_timeout_s)
         await shared.tasks.close()
         await shared.publishing.close()
         await shared.presence.close()

@@ -7,7 +7,7 @@ Counting is plain integers where things happen; only a scrape makes metrics of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,9 +17,18 @@ from everywire.access.webhooks import Webhooks
 from everywire.hub.hub import Hub
 from everywire.sessions.shared import Shared
 from everywire.sockets.engines import Engines
+from everywire.sockets.link import POLLING, WEBSOCKET
 from everywire.sockets.sockets import Sockets
 
 __all__ = ["Figure", "Figures", "hub_figures", "session_figures", "socket_figures", "webhook_figures"]
+
+_SOCKETIO_NOW: Final = {
+    "connections": "Connections that speak Socket.IO",
+    "sockets": "Clients of Socket.IO in all namespaces",
+    "namespaces": "Namespaces in which there are clients",
+    "rooms": "Rooms in which there are clients",
+    "parked": "Clients of Socket.IO that were cut off and may come back as who they were",
+}
 
 
 class Figure(NamedTuple):
@@ -152,23 +161,24 @@ def session_figures(shared: Shared) -> Iterator[Figure]:
     )
 
 
-def socket_figures(mounts: Iterable[Engines], sockets: Sockets | None) -> Iterator[Figure]:
-    """Tell what there is of Engine.IO and Socket.IO."""
+def socket_figures(
+    mounts: Iterable[Engines], sockets: Sockets | None, sockjs_sessions: int
+) -> Iterator[Figure]:
+    """Tell what there is of Engine.IO, Socket.IO and SockJS."""
     sums: dict[str, int] = {}
     for engines in mounts:
         for name, count in engines.statistics().items():
             sums[name] = sums.get(name, 0) + count
     for name, count in sums.items():
-        if name in ("polling", "websocket"):
-            help_ = "Connections of Engine.IO at this moment"
-            yield Figure("everywire_engineio_connections", help_, count, "transport", name)
+        if name in (POLLING, WEBSOCKET):
+            help_ = "Connections of Engine.IO, by what carries them"
+            yield Figure("everywire_engineio_connections", help_, count, "carrier", name)
         else:
             help_ = "What came of connections of Engine.IO"
-            yield Figure("everywire_engineio_events_total", help_, count, "event", name)
-    if sockets is None:
-        return
-    for name, count in sockets.statistics().items():
-        if name in ("connections", "sockets", "namespaces", "rooms", "parked"):
-            yield Figure(f"everywire_socketio_{name}", "Socket.IO at this moment", count)
+            yield Figure("everywire_engineio_total", help_, count, "what", name)
+    yield Figure("everywire_sockjs_sessions", "Sessions of SockJS without WebSocket", sockjs_sessions)
+    for name, count in ({} if sockets is None else sockets.statistics()).items():
+        if name in _SOCKETIO_NOW:
+            yield Figure(f"everywire_socketio_{name}", _SOCKETIO_NOW[name], count)
         else:
-            yield Figure("everywire_socketio_events_total", "What came of Socket.IO", count, "event", name)
+            yield Figure("everywire_socketio_total", "What came of Socket.IO", count, "what", name)

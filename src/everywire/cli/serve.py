@@ -108,6 +108,8 @@ def make_application(settings: Settings) -> Everywire:
         allow_credentials=settings.origins.allow_credentials,
         allowed_hosts=settings.hosts.allowed_hosts,
         is_loopback=settings.is_loopback,
+        socketio=settings.socketio.settings(),
+        sockjs=settings.sockjs.prefix if settings.sockjs.enabled else "",
     )
 
 

@@ -31,6 +31,7 @@ from everywire.core.limits import MAY_BE_OFF, Limits
 from everywire.core.names import matches
 from everywire.core.settings import ChannelSettings, SettingsTable
 from everywire.server.options import Address, ServerOptions
+from everywire.server.settings_sockets import SocketIo, SockJs
 
 __all__ = [
     "ApiKey",
@@ -43,6 +44,8 @@ __all__ = [
     "Origins",
     "Rules",
     "Settings",
+    "SockJs",
+    "SocketIo",
     "Tokens",
     "WebSocket",
     "Webhooks",
@@ -276,6 +279,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Addresses and networks whose forwarding headers are believed, such as ``10.0.0.0/8``; ``unix`` for
     unix sockets."""
     websocket: WebSocket = WebSocket()
+    socketio: SocketIo = SocketIo()
+    sockjs: SockJs = SockJs()
     log: Log = Log()
     drain_s: Seconds = 10.0
     """How long a shutdown waits for readers to leave."""
@@ -336,6 +341,10 @@ def check(settings: Settings) -> None:
     _check_tokens(settings)
     _check_webhooks(settings.webhooks)
     _check_origins(settings.origins)
+    try:
+        settings.socketio.settings()
+    except SettingsError as error:
+        raise Mistake(("socketio",), error.sentence) from None
     for at, network in enumerate(settings.trusted_proxies):
         try:
             if network != UNIX:
