@@ -134,13 +134,17 @@ class World:
         dev: bool = False,
         delayed: Faults | None = None,
         seed: int = 0,
+        clock: ManualScheduler | None = None,
+        broker: Broker | None = None,
     ) -> None:
-        self.clock = ManualScheduler()
+        self.clock = clock or ManualScheduler()
         self.limits = limits or Limits()
         self.hooks = hooks or Hooks()
         table = table or SettingsTable()
         self.broker: Broker
-        if delayed is None:
+        if broker is not None:
+            self.broker = broker
+        elif delayed is None:
             self.broker = MemoryBroker(self.limits, table, clock_ms=self.clock.unix_ms)
         else:
             self.broker = DelayedBroker(

@@ -1,8 +1,8 @@
 """Socket.IO over a real hub, with a clock turned by hand and links in memory.
 
-`SocketWorld` holds the parts that all sockets share. A `Peer` is a link and the client at its other end: it reads
-what the server writes with the decoder of the codec, acknowledges nothing by itself, and checks what every
-client may rely on: nothing of a namespace before it is connected there.
+`SocketWorld` holds the parts that all sockets share. A `Peer` is a link and the client at its other end: it
+reads what the server writes with the decoder of the codec, acknowledges nothing by itself, and checks what
+every client may rely on: nothing of a namespace before it is connected there.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from everywire.codecs.socketio.decoder import Decoder
 from everywire.codecs.socketio.packet import PacketType, SocketPacket, encode
 from everywire.core.codes import Code
 from everywire.core.errors import EverywireError
-from everywire.sockets.settings import SocketSettings
 from everywire.sockets.link import FORCED, TRANSPORT_CLOSE, Packets
+from everywire.sockets.settings import SocketSettings
 from everywire.sockets.socket import Socket
 from everywire.sockets.sockets import Sockets
 from tests.sessions.driving import World
@@ -81,6 +81,10 @@ class SocketWorld(World):
         self.sockets = Sockets(self.shared, self.app, self.settings)
         self.peers: list[Peer] = []
 
+    async def __aenter__(self) -> SocketWorld:
+        await super().__aenter__()
+        return self
+
     async def __aexit__(self, *exit_: object) -> None:
         for peer in self.peers:
             peer.drop()
@@ -93,7 +97,9 @@ class SocketWorld(World):
         self.peers.append(peer)
         return peer
 
-    async def connected(self, namespace: str = "/", auth: Any = None, **more: Any) -> Peer:
+    async def connected(  # type: ignore[override]  # a client of Socket.IO, not a session's
+        self, namespace: str = "/", auth: Any = None, **more: Any
+    ) -> Peer:
         """Return a client that is connected to a namespace."""
         peer = self.peer(**more)
         if peer.protocol == 4:
@@ -114,6 +120,7 @@ class SocketWorld(World):
         registry = self.registry.statistics()
         assert (registry["visitors"], registry["sessions"], registry["users"]) == (0, 0, 0), registry
         assert self.hub.statistics()["readers"] == 0
+        assert len(self.sockets._local.tasks) == 0 and not self.sockets._local.farewells
         assert len(self.shared.tasks) == 0 and self.shared.tasks.held_bytes == 0
         return True
 
@@ -259,6 +266,14 @@ class Peer:
         """Be cut off."""
         if self.gone_reason is None:
             self._end(reason)
+
+    def is_closed(self) -> bool:
+        """Whether the server closed the link."""
+        return self.closed is not None
+
+    def is_held(self) -> bool:
+        """Whether the server wants no messages now."""
+        return self.is_paused
 
     # -- as a client reads -------------------------------------------------------------------
 

@@ -5,12 +5,14 @@ Time stands still here, so no time-out can hide an answer that never came.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from everywire.codecs.socketio.packet import PacketType
 from everywire.core import codes
+from everywire.sockets.handling import ConnectionRefused
 from everywire.sockets.link import PARSE_ERROR
 from everywire.sockets.settings import SocketSettings
 from everywire.sockets.socket import Socket
@@ -96,7 +98,7 @@ async def test_who_connects_to_nothing_in_time_is_closed(has_asked: bool) -> Non
         if has_asked:
             peer.connect("/nowhere")
         await world.settle(0.9)
-        assert peer.closed is None
+        assert not peer.is_closed()
         await world.settle(0.5)
         assert peer.closed is not None and peer.closed[0] is codes.STALE
 
@@ -105,13 +107,11 @@ async def test_who_is_connected_is_not_closed() -> None:
     async with SocketWorld(settings=SocketSettings(connect_timeout_s=1)) as world:
         peer = await world.connected()
         await world.settle(10)
-        assert peer.closed is None
+        assert not peer.is_closed()
 
 
 async def test_who_is_asked_about_is_not_closed_meanwhile() -> None:
     async with SocketWorld(settings=SocketSettings(connect_timeout_s=1)) as world:
-        import asyncio
-
         may_come = asyncio.Event()
 
         async def connect(socket: Socket, auth: Any) -> None:
@@ -121,7 +121,7 @@ async def test_who_is_asked_about_is_not_closed_meanwhile() -> None:
         peer = world.peer()
         peer.connect()
         await world.settle(5)
-        assert peer.closed is None
+        assert not peer.is_closed()
         may_come.set()
         await world.settle()
         assert "/" in peer.sids
@@ -137,10 +137,10 @@ async def test_a_namespace_is_left_and_the_connection_stays() -> None:
         peer.emit("message", "to the main namespace")
         await world.settle()
         assert peer.named("message-back") == [["to the main namespace"]]
-        assert peer.closed is None
+        assert not peer.is_closed()
         peer.text("1")
         await world.settle()
-        assert peer.closed is None
+        assert not peer.is_closed()
         assert world.sockets.statistics()["sockets"] == 0
         reasons = [reason for what, _, reason in world.app.told if what == "disconnect"]
         assert reasons == ["client disconnect"] * 2
@@ -154,10 +154,10 @@ async def test_who_left_its_last_namespace_may_connect_again_in_time() -> None:
         await world.settle(0.5)
         peer.connect()
         await world.settle(5)
-        assert peer.closed is None and peer.sids["/"] != first
+        assert not peer.is_closed() and peer.sids["/"] != first
         peer.text("1")
         await world.settle(2)
-        assert peer.closed is not None
+        assert peer.is_closed()
 
 
 async def test_events_are_answered_with_events() -> None:
@@ -284,7 +284,7 @@ async def test_names_of_events_may_be_numbers() -> None:
         assert peer.raw[-1] == (False, b'42[2,"two"]')
 
 
-@pytest.mark.parametrize("name", ["__proto__", "constructor", "toString", "", "é", "everywire:gap", "\\u0000"])
+@pytest.mark.parametrize("name", ["__proto__", "constructor", "toString", "", "é", "open", "\\u0000"])
 async def test_strange_names_of_events_do_no_harm(name: str) -> None:
     async with SocketWorld() as world:
         echoing(world)
@@ -310,7 +310,7 @@ async def test_packets_with_bytes_of_who_is_not_connected_are_not_collected() ->
     async with SocketWorld() as world:
         peer = world.peer()
         peer.text('51-["message",{"_placeholder":true,"num":0}]')
-        assert peer.closed is not None
+        assert peer.is_closed()
 
 
 async def test_a_packet_that_is_never_completed_is_bounded() -> None:
@@ -356,7 +356,7 @@ async def test_version_4_connects_to_namespaces_with_a_query() -> None:
         peer.text('2/chat,["nothing"]')
         peer.text("1/chat,")
         await world.settle()
-        assert peer.closed is None
+        assert not peer.is_closed()
         assert world.app.told[-1] == ("disconnect", f"/chat#{peer.sid}", "client disconnect")
 
 
@@ -366,12 +366,10 @@ async def test_version_4_may_ask_for_the_main_namespace_all_the_same() -> None:
         peer.text("0")
         await world.settle()
         peer.text("0")
-        assert peer.raw == [(False, b"40")] and peer.closed is None
+        assert peer.raw == [(False, b"40")] and not peer.is_closed()
 
 
 async def test_version_4_is_told_errors_of_its_own() -> None:
-    from everywire.sockets.handling import ConnectionRefused
-
     async with SocketWorld() as world:
         async def connect(socket: Socket, auth: Any) -> None:
             if socket.namespace == "/data":
@@ -388,7 +386,7 @@ async def test_version_4_is_told_errors_of_its_own() -> None:
         peer.text("0/nowhere")
         await world.settle()
         assert peer.raw[-1] == (False, b'44/nowhere,{"message":"Invalid namespace"}')
-        assert peer.closed is None
+        assert not peer.is_closed()
 
 
 async def test_version_4_speaks_events_acknowledgements_and_bytes() -> None:

@@ -143,7 +143,7 @@ async def test_rooms_by_the_id_of_a_socket() -> None:
         assert await world.sockets.rooms(make_token()) == []
         await world.sockets.disconnect(make_token())
         await world.sockets.disconnect(sid)
-        assert peer.closed is not None
+        assert peer.is_closed()
 
 
 async def test_rooms_are_bounded() -> None:
@@ -298,7 +298,7 @@ async def test_an_acknowledgement_that_nobody_waits_for_is_passed_over() -> None
         peer.acknowledge(1, "truth")
         peer.acknowledge(1, "again")
         assert await call == ["truth"]
-        assert peer.closed is None and world.sockets.statistics()["acks_lost"] == 4
+        assert not peer.is_closed() and world.sockets.statistics()["acks_lost"] == 4
 
 
 async def test_an_acknowledgement_that_does_not_come_is_a_timeout() -> None:
@@ -374,7 +374,7 @@ async def test_what_a_function_raises_is_acknowledged() -> None:
             assert await peer.ask("broken", how) == [{"error": told}]
             peer.emit("broken", how)
         await world.settle()
-        assert peer.closed is None
+        assert not peer.is_closed()
 
 
 async def test_a_function_that_is_too_slow_is_acknowledged_as_an_error() -> None:

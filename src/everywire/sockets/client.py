@@ -344,13 +344,15 @@ class Client:
 
     def tell_function(self, socket: Socket, reason: str) -> None:
         """Tell the application's function that a client has gone, whatever of it still runs."""
-        handling, shared = self.local.handling, self.shared
+        local, sid = self.local, socket.sid
+        timeout_s = self.shared.limits.call_timeout_s
 
         async def tell() -> None:
-            gone = handling.disconnect(socket, reason)
-            await asked("the disconnect handler", gone, shared.limits.call_timeout_s)
+            await asked("the disconnect handler", local.handling.disconnect(socket, reason), timeout_s)
+            if local.farewells.get(sid) is farewell:
+                del local.farewells[sid]
 
-        shared.tasks.start(tell(), "the disconnect handler")
+        farewell = local.farewells[sid] = local.tasks.start(tell(), "the disconnect handler")
 
     def tell_hook(self, socket: Socket, code: Code | None) -> None:
         """Tell the disconnect hook that a client has gone."""
@@ -362,7 +364,7 @@ class Client:
         async def tell() -> None:
             await asked("the disconnect hook", hook(socket, code), shared.limits.hook_timeout_s)
 
-        shared.tasks.start(tell(), "the disconnect hook")
+        self.local.tasks.start(tell(), "the disconnect hook")
 
     # -- how much is under way (Busy) -----------------------------------------------------------------
 

@@ -227,6 +227,7 @@ class Connecting:
             socket.sid = found.kept.sid
             socket.pid = brought.pid
             socket.set_client(found.kept.sid)
+            await self._home.local.said_farewell(found.kept.sid)
         self._check()
 
     async def _recover_as(self, socket: Socket) -> None:

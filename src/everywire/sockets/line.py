@@ -278,7 +278,7 @@ class Line:
         if code.reconnect:
             self.home.link.close(code, reason or code.sentence)
             return
-        if code is not codes.DISCONNECTED or reason:
+        if code.number != codes.DISCONNECTED.number or reason not in ("", codes.DISCONNECTED.sentence):
             self.tell(
                 "everywire:ended",
                 [{"code": code.number, "name": code.name, "reason": reason or code.sentence}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 
 from everywire.sessions.shared import Shared
@@ -61,6 +62,8 @@ class LocalSockets:
         self.recovery = Recovery(shared, settings.recovery_window_s) if settings.has_recovery else None
         self.tasks = Tasks()
         """What is told to the application about clients that have gone, and the like."""
+        self.farewells: dict[str, asyncio.Task[None]] = {}
+        """What the application is being told of sockets that have ended, by their id."""
         self.connections = 0
         """Links that are open."""
         self._by_sid: dict[str, Socket] = {}
@@ -102,6 +105,13 @@ class LocalSockets:
         """Return the sockets of a namespace that are in any of the rooms, each once."""
         found = dict.fromkeys(one for channel in channels for one in self._rooms.get(channel, ()))
         return [one for one in found if one.namespace == namespace]
+
+    async def said_farewell(self, sid: str) -> None:
+        """Wait until the application was told that a socket has gone, so that it hears after that, and not
+        before, that it is back."""
+        farewell = self.farewells.get(sid)
+        if farewell is not None:
+            await asyncio.wait((farewell,), timeout=self.shared.limits.hook_timeout_s)
 
     def statistics(self) -> dict[str, int]:
         """Return what there is at this moment, and what was counted."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from everywire.core import codes
 from everywire.core.codes import CODES
-from everywire.core.errors import EverywireError
+from everywire.core.errors import BadRequest, EverywireError, LimitExceeded, TooLarge
 from everywire.sessions.shared import Shared
 from everywire.sockets.acks import AckTimeout, SocketGone
 from everywire.sockets.broadcast import publish_event
@@ -50,6 +50,10 @@ _log = logging.getLogger("everywire.sockets")
 _SPARE_S: Final = 1.0
 """How much longer than a client may take the node is waited for that has it."""
 _BY_NUMBER: Final = {row.number: row for row in CODES}
+_KINDS: Final[Mapping[int, type[EverywireError]]] = {
+    kind.code.number: kind for kind in (AckTimeout, SocketGone, BadRequest, LimitExceeded, TooLarge)
+}
+"""Errors that are raised here as they would be where the socket is."""
 
 
 def _ignore(error: EverywireError | None) -> None:
@@ -67,8 +71,6 @@ class Sockets:
     ) -> None:
         self.shared = shared
         self._local = LocalSockets(shared, handling or NoHandling(), settings or SocketSettings())
-        self._is_alone = shared.hub.broker.log.is_local
-        """Whether there is no other node that could have sockets."""
         shared.hub.on_broadcast(ORDERS, self._hear)
         shared.hub.on_ask(QUESTIONS, self._asked)
 
@@ -203,8 +205,7 @@ class Sockets:
         """Let all sockets leave a room, on every node."""
         order = CloseRoom(namespace=namespace, channel=channel_of(namespace, room))
         self._obey(order)
-        if not self._is_alone:
-            await self.shared.hub.broker.control.broadcast(ORDERS, encode(order))
+        await self.shared.hub.broker.control.broadcast(ORDERS, encode(order))
 
     async def rooms(self, sid: str, *, namespace: str = "/") -> list[str]:
         """Return the rooms of a socket, wherever it is, without its own; empty when it is nowhere."""
@@ -219,34 +220,31 @@ class Sockets:
         order = Disconnect(namespace=namespace, sid=sid)
         if self._local.find(sid, namespace) is not None:
             self._obey(order)
-        elif not self._is_alone:
+        else:
             await self.shared.hub.broker.control.broadcast(ORDERS, encode(order))
 
     # -- to other nodes ------------------------------------------------------------------------
 
     def _tell_others(self, order: Order) -> None:
-        if not self._is_alone:
-            work = self.shared.hub.broker.control.broadcast(ORDERS, encode(order))
-            self._local.tasks.start(work, "telling other nodes")
+        work = self.shared.hub.broker.control.broadcast(ORDERS, encode(order))
+        self._local.tasks.start(_told(work), "telling other nodes")
 
     async def _locate(self, sid: str, namespace: str) -> str:
         """Return the node that has a socket."""
-        if not self._is_alone:
-            question = encode(Find(namespace=namespace, sid=sid))
-            found = await self.shared.registry.nodes.ask_all(QUESTIONS, question)
-            for node, payload in found.answers.items():
-                if decode_answer(payload, node).is_here:
-                    return node
+        question = encode(Find(namespace=namespace, sid=sid))
+        found = await self.shared.registry.nodes.ask_all(QUESTIONS, question)
+        for node, payload in found.answers.items():
+            if decode_answer(payload, node).is_here:
+                return node
         raise SocketGone()
 
     async def _ask_all(self, question: Question) -> Answer:
         """Return what the node says that has the socket; that none has it otherwise."""
-        if not self._is_alone:
-            found = await self.shared.registry.nodes.ask_all(QUESTIONS, encode(question))
-            for node, payload in found.answers.items():
-                answer = decode_answer(payload, node)
-                if answer.is_here:
-                    return answer
+        found = await self.shared.registry.nodes.ask_all(QUESTIONS, encode(question))
+        for node, payload in found.answers.items():
+            answer = decode_answer(payload, node)
+            if answer.is_here:
+                return answer
         return Answer()
 
     # -- from other nodes ----------------------------------------------------------------------
@@ -285,6 +283,14 @@ class Sockets:
             return encode(Answer(is_here=True, error=error.code.number, sentence=error.sentence))
 
 
+async def _told(telling: Awaitable[None]) -> None:
+    """Wait until other nodes were told, if they can be: what is in no log may be lost on the way."""
+    try:
+        await telling
+    except EverywireError as error:
+        _log.warning("other nodes were not told of an event that is in no log: %s", error)
+
+
 async def _answered(socket: Socket, question: Question) -> list[Any]:
     if isinstance(question, Call):
         return await socket.call(question.event, question.args, question.timeout_s)
@@ -301,10 +307,9 @@ def _result(answer: Answer) -> list[Any]:
     """Return what a node answered, or raise the error that it did."""
     if not answer.is_here:
         raise SocketGone()
-    if answer.error == AckTimeout.code.number:
-        raise AckTimeout(answer.sentence)
-    if answer.error == SocketGone.code.number:
-        raise SocketGone(answer.sentence)
+    kind = _KINDS.get(answer.error)
+    if kind is not None:
+        raise kind(answer.sentence)
     if answer.error:
         raise EverywireError(answer.sentence, code=_BY_NUMBER.get(answer.error, codes.INTERNAL))
     return answer.result
