@@ -4,7 +4,8 @@ They are known in the namespace ``/`` where the application has no function for 
 itself is of use to Socket.IO clients. Everything here is asked of the rules, as on every other wire.
 
 * ``subscribe(room[, position])``: what is published there from now on, or after the position (``earliest``
-  counts as one), comes as events. Acknowledged with ``{"channel", "position"}`` and, where the application has it, ``"data"``;
+  counts as one), comes as events. Acknowledged with ``{"channel", "position"}`` and, where the application
+  has it, ``"data"``;
 * ``unsubscribe(room)``: acknowledged with ``{"channel"}``. Only rooms that the client asked for are left;
 * ``publish(room, data[, {"event", "tags"}])``: acknowledged with ``{"offset", "epoch", "position"}``. Bytes
   are data, too.
