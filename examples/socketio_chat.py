@@ -15,7 +15,6 @@ from everywire.server.run import run, serve
 from everywire.transports.exchange import Exchange
 from everywire.transports.service import WholeAnswer
 
-port = int(sys.argv[1]) if len(sys.argv) > 1 else 8002
 wire = Everywire(dev=True, is_loopback=True)
 sio = wire.socketio
 
@@ -76,6 +75,7 @@ def handle(exchange: Exchange) -> None:
 
 
 async def main() -> None:
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 8002
     async with wire.lifespan():
         await serve(handle, ServerOptions(listen=(Address(port=port),)))
 
