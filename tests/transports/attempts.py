@@ -327,6 +327,63 @@ async def sockjs_send(site: Site, action: str, channel: str, token: str) -> int 
     return int('\\"error\\"' in frames[-1])
 
 
+def _packets(action: str, channel: str, token: str) -> list[str]:
+    """Return what connects a client of Socket.IO, and the event of an action."""
+    auth = json.dumps({"token": token}) if token else ""
+    args = [action, channel] if action == "subscribe" else [action, channel, "sent"]
+    return [f"40{auth}"] if action == "connect" else [f"40{auth}", f"421{json.dumps(args)}"]
+
+
+def _code_of(packet: str) -> int | None:
+    """Return the code that a packet of Socket.IO tells; None when it answers nothing that was asked."""
+    if packet.startswith("44"):
+        return int(json.loads(packet[2:])["data"]["code"])
+    if packet.startswith("431"):
+        return int(json.loads(packet[3:])[0].get("error", {}).get("code", 0))
+    return 0 if packet.startswith("40") else None
+
+
+async def socketio_websocket(site: Site, action: str, channel: str, token: str) -> int | None:
+    """Connect a client of Socket.IO over a WebSocket, then emit a built-in event."""
+    if action in ("history", "presence"):
+        return None
+    code: int | None = None
+    async with (
+        site.websocket("/socket.io/?EIO=4&transport=websocket") as socket,
+        asyncio.timeout(DEADLINE_S),
+    ):
+        assert str(await socket.recv()).startswith("0")
+        for packet in _packets(action, channel, token):
+            if code:
+                break
+            await socket.send(packet)
+            code = None
+            while code is None:
+                code = _code_of(str(await socket.recv()))
+        return code
+
+
+async def socketio_polling(site: Site, action: str, channel: str, token: str) -> int | None:
+    """The same by polls."""
+    if action in ("history", "presence"):
+        return None
+    path = "/socket.io/?EIO=4&transport=polling"
+    opened = json.loads((await site.http.get(path)).text[1:])
+    path += f"&sid={opened['sid']}"
+    code: int | None = None
+    async with asyncio.timeout(DEADLINE_S):
+        for packet in _packets(action, channel, token):
+            if code:
+                break
+            assert (await site.http.post(path, content=packet)).text == "ok"
+            code = None
+            while code is None:
+                answered = (await site.http.get(path)).text.split("\x1e")
+                code = next((found for found in map(_code_of, answered) if found is not None), None)
+        await site.http.post(path, content="1")
+    return code
+
+
 async def server_api(site: Site, action: str, channel: str, key: str) -> int | None:
     """Call a method of the server API."""
     methods: Mapping[str, Any] = {
@@ -372,6 +429,8 @@ ATTEMPTS: Final[Mapping[str, Attempt]] = {
     "/sockjs websocket": talking(over_sockjs_websocket),
     "/sockjs xhr": talking(over_sockjs_polls),
     "/sockjs xhr_send": sockjs_send,
+    "/socket.io websocket": socketio_websocket,
+    "/socket.io polling": socketio_polling,
     "/api/": server_api,
 }
 """Every wire by the name that the source has for it; after a space, one of its forms."""

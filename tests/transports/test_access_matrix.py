@@ -47,6 +47,12 @@ SENT: Final = dict.fromkeys(CREDENTIALS, 102) | {"good": 0}
 """… and where a session is bound to what its first request proved: for all others there is none."""
 OPERATOR: Final = dict(zip(CREDENTIALS, (101, 101, 101, 101, 101, 0), strict=True))
 
+NAMESPACE: Final = dict(zip(CREDENTIALS, (0, 101, 109, 0, 103, 0), strict=True))
+"""… and to connect to a namespace of Socket.IO: nobody may come, as to a session."""
+IN_NAMESPACE: Final = dict(zip(CREDENTIALS, (103, 101, 109, 103, 103, 0), strict=True))
+"""… and for an event there, which cannot be sent by who was refused."""
+SOCKETIO: Final = {"connect": NAMESPACE, "subscribe": IN_NAMESPACE, "publish": IN_NAMESPACE}
+
 READS: Final = {"connect": PLAIN, "subscribe": PLAIN}
 SESSION: Final = dict.fromkeys(ACTIONS, IN_SESSION) | {"connect": CONNECTING}
 ONE_WAY: Final = {"connect": HEARING, "subscribe": LEFT}
@@ -79,6 +85,8 @@ EXPECTED: Final[Mapping[str, Mapping[str, Mapping[str, int]]]] = {
     "/sockjs websocket": SESSION,
     "/sockjs xhr": SESSION,
     "/sockjs xhr_send": {action: SENT for action in ACTIONS if action != "connect"},
+    "/socket.io websocket": SOCKETIO,
+    "/socket.io polling": SOCKETIO,
     "/api/": dict.fromkeys(ACTIONS, OPERATOR),
 }
 """By wire and action what each credential is answered; an action that is missing cannot be tried there."""
@@ -151,7 +159,8 @@ async def test_the_matrix(serve: Serve, wire: str) -> None:
 
 def test_every_wire_of_the_source_is_in_the_matrix() -> None:
     wires = {name.partition(" ")[0] for name in EXPECTED}
-    assert {*plain.TRANSPORTS, *connection.ADDRESSES, "/ticket", "/sockjs", "/api/"} == wires
+    others = {"/ticket", "/sockjs", "/socket.io", "/api/"}
+    assert {*plain.TRANSPORTS, *connection.ADDRESSES, *others} == wires
     assert EXPECTED.keys() == ATTEMPTS.keys()
 
 
