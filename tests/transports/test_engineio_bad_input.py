@@ -131,11 +131,26 @@ async def test_a_payload_of_tiny_packets_is_refused(site: Site) -> None:
     await works_on(site)
 
 
-async def test_as_many_packets_as_may_come_are_all_taken(site: Site) -> None:
-    client = await open_polling(site)
-    most = wire_of(site).limits.max_payload_packets
-    await client.send(b"\x1e".join([b"4%d" % number for number in range(most)]))
-    assert [data for _, data in wire_of(site).upper.heard] == [b"%d" % number for number in range(most)]
+async def test_as_many_packets_as_may_come_are_all_taken(serve_engines: ServeEngines) -> None:
+    wire = EngineWire(upper=Talker)
+    async with serve_engines(wire=wire) as site:
+        client = await open_polling(site)
+        most = wire.limits.max_payload_packets
+        await client.send(b"\x1e".join([b"4%d" % number for number in range(most)]))
+        assert [data for _, data in wire.upper.heard] == [b"%d" % number for number in range(most)]
+
+
+async def test_empty_messages_are_bounded_too(serve_engines: ServeEngines) -> None:
+    wire = EngineWire(limits=Limits(max_session_queue_bytes=20_000))
+    async with serve_engines(wire=wire) as site:
+        client = await open_polling(site)
+        post = asyncio.create_task(client.post(b"\x1e".join([b"b"] * 2_000)))
+        await until(lambda: wire.upper.engine.queued_bytes > 20_000)
+        assert len(wire.upper.heard) < 1_000
+        heard = 0
+        while heard < 2_000:
+            heard += (await client.poll()).count("b")
+        assert (await post).text == "ok"
 
 
 async def test_a_payload_above_the_limit_is_refused_before_it_is_read(site: Site) -> None:

@@ -1,17 +1,8 @@
 """One Engine.IO connection, version 4 or 3, whatever carries it: the `Link` that Socket.IO lives on.
 
-After the Engine.IO protocol (versions 4 and 3) and what its suites ask. All that is to be sent has one order.
-While a connection polls, everything goes into one queue, which the next poll takes: packets that were posted,
-and what readers of the hub write while a poll is here (between two polls readers are stalled, and wait in the
-log). A poll is answered one turn of the event loop after there was something to say, so that what is said in
-one turn goes together. Over WebSocket readers write to the socket itself, and the queue holds only what
-was posted while the socket was full. Nothing is taken out of the queue but for a poll, or for the socket that
-carries the connection.
-
-Bounded: the queue, by what readers write at once (`Limits.max_write_bytes`), and in what is posted by
-`Limits.max_session_queue_bytes`; above it no packets of the client are taken, and above twice as much the
-connection ends (3008). The heartbeat is `everywire.sockets.heartbeat`, the upgrade is
-`everywire.sockets.upgrade`.
+After the Engine.IO protocol (versions 4 and 3) and what its suites ask. What it says, in which order and how
+much of it may wait, is `everywire.sockets.engine_outlet`; the heartbeat `everywire.sockets.heartbeat`; the
+upgrade `everywire.sockets.upgrade`. Here is what the client says, and the end.
 
 Refused, and the connection ended: what is no packet, or none that a client may send; two polls or two POSTs
 at once; messages above ``max_payload``.
@@ -19,9 +10,7 @@ at once; messages above ``max_payload``.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from everywire.access.identity import AuthRequest
 from everywire.access.quotas import Admission
@@ -39,23 +28,19 @@ from everywire.codecs.engineio.packets import (
 )
 from everywire.core import codes
 from everywire.core.codes import Code
-from everywire.hub.interfaces import Framing
 from everywire.sessions.shared import Shared
 from everywire.sockets.engine_options import DEFAULTS, EngineOptions
+from everywire.sockets.engine_outlet import EngineOutlet
 from everywire.sockets.engine_parts import NOBODY, Poll, Post, WebSocket
-from everywire.sockets.heartbeat import Heartbeat
 from everywire.sockets.incoming import Incoming
 from everywire.sockets.link import (
     CLIENT_CLOSED,
     FORCED,
     PARSE_ERROR,
     PING_TIMEOUT,
-    POLLING,
     SHUTDOWN,
     TRANSPORT_CLOSE,
     TRANSPORT_ERROR,
-    WEBSOCKET,
-    Packets,
     Upper,
 )
 from everywire.sockets.upgrade import Probe
@@ -92,48 +77,20 @@ def _close_number(code: Code | None) -> int:
     return code.number if code.number >= _NORMAL else _POLICY
 
 
-def _is_binary(packet: Wire) -> bool:
-    return packet[0]
-
-
-class _AsPackets:
-    """The framing of what polls take: packets, until it is known which go together."""
-
-    __slots__ = ()
-
-    def frame(self, payload: Packets) -> Packets:
-        """Return the packets."""
-        return payload
-
-
-_AS_PACKETS: Final = _AsPackets()
-
-
-class Engine(Heartbeat):
+class Engine(EngineOutlet):
     """One connection of Engine.IO, made by `everywire.sockets.engines.Engines.open`."""
 
     __slots__ = (
         "_admission",
         "_home",
         "_incoming",
-        "_is_answering",
-        "_is_full",
         "_is_held",
         "_is_posting",
         "_is_reading",
-        "_is_said_stalled",
-        "_limits",
-        "_out",
-        "_poll",
         "_probe",
-        "_socket",
-        "is_base64",
-        "is_ended",
         "peer",
-        "queued_bytes",
         "request",
         "sid",
-        "upper",
     )
 
     def __init__(
@@ -145,80 +102,22 @@ class Engine(Heartbeat):
         admission: Admission,
         socket: WebSocket | None,
     ) -> None:
-        super().__init__(home.shared.hub, home.options, protocol)
+        super().__init__(home.shared, home.options, protocol, socket)
         self._home = home
-        self._limits = home.shared.limits
         self._admission = admission
-        self._socket = socket
-        self._poll: Poll | None = None
         self._probe: Probe | None = None
         self._incoming: Incoming | None = None
-        self._out: list[Wire] = []
-        self._is_answering = False
-        """Whether a poll is answered in the next turn."""
-        self._is_full = False
-        """Whether the socket holds unsent bytes."""
         self._is_held = False
         """Whether the upper wants no messages now."""
         self._is_reading = True
         self._is_posting = False
-        self._is_said_stalled = socket is None
-        """What the upper was told last."""
         self.sid = sid
         self.request = request
         self.peer = request.peer
-        self.queued_bytes = 0
-        self.is_base64 = False
-        """Whether the client cannot take binary payloads (version 3)."""
-        self.is_ended = False
-        self.upper: Upper = NOBODY
         if socket is not None:
             socket.listener = self
 
     # -- what the upper sees (Link) --------------------------------------------------
-
-    @property
-    def transport(self) -> str:
-        """``polling`` or ``websocket``."""
-        return POLLING if self._socket is None else WEBSOCKET
-
-    @property
-    def is_stalled(self) -> bool:
-        """Whether the carrier takes nothing at the moment."""
-        if self._socket is not None:
-            return self._is_full
-        return self._poll is None or self.queued_bytes >= self._limits.max_write_bytes
-
-    @property
-    def framing(self) -> Framing:
-        """Frames packets for what carries it at the moment."""
-        return _AS_PACKETS if self._socket is None else self._socket.framing
-
-    @property
-    def send(self) -> Callable[[Any], int]:
-        """Take framed packets of readers."""
-        return self._collect if self._socket is None else self._socket.send
-
-    def write(self, framed: Any, /) -> None:
-        """Take framed packets of readers, or the rest of them."""
-        if self._socket is not None:
-            self._socket.write(framed)
-        else:
-            self._collect(framed)
-
-    def post(self, packets: Packets) -> None:
-        """Send packets, now or when the carrier takes them."""
-        if self.is_ended:
-            return
-        socket = self._socket
-        if socket is not None and not self._is_full:
-            socket.write(socket.framing.frame(packets))
-        elif self.is_stalled and self.queued_bytes > 2 * self._limits.max_session_queue_bytes:
-            self.close(codes.SLOW)
-        else:
-            self._collect(packets)
-            if self.queued_bytes > self._limits.max_session_queue_bytes:
-                self._look_whether_to_read()
 
     def close(self, code: Code | None = None, reason: str = "") -> None:
         """Say what was posted, close, and end."""
@@ -227,21 +126,15 @@ class Engine(Heartbeat):
             self.note(0, code)
             self._end(reason, CLOSE, code, has_last_words=True)
 
-    def note(self, messages_out: int, code: Code | None = None) -> None:
-        """Note for the log line; nothing where no request is open."""
-        carrier = self._socket or self._poll
-        if carrier is not None:
-            carrier.note(messages_out, code)
-
     def pause_reading(self) -> None:
         """Bring no more messages."""
         self._is_held = True
-        self._look_whether_to_read()
+        self.look_whether_to_read()
 
     def resume_reading(self) -> None:
         """Bring messages again."""
         self._is_held = False
-        self._look_whether_to_read()
+        self.look_whether_to_read()
 
     def drain(self, retry_ms: int) -> None:
         """Hear that the server stops: the upper says what it has to say, and the connection closes."""
@@ -257,79 +150,34 @@ class Engine(Heartbeat):
         """Begin, with whoever speaks over it."""
         self.upper = upper
         self.begin()
-        self._tell_upper()
+        self.tell_upper()
 
     def take_poll(self, poll: Poll) -> None:
         """Take a poll, and answer it when there is something to say."""
-        if self._poll is not None:
+        if self.pending_poll is not None:
             poll.refuse()
             self.fail(TRANSPORT_ERROR)
             return
-        self._poll = poll
+        self.pending_poll = poll
         # Readers write what they have in the next turn, before the poll is answered.
-        self._tell_upper()
-        if self._out:
-            self._answer_soon()
+        self.tell_upper()
+        if self.has_news:
+            self.answer_soon()
         elif self._probe is not None:
             self._probe.poll_came()
 
     def lose_poll(self, poll: Poll) -> None:
         """Hear that a poll was cancelled."""
-        if poll is self._poll:
-            self._poll = None
+        if poll is self.pending_poll:
+            self.pending_poll = None
             self._end(TRANSPORT_CLOSE, CLOSE, None)
 
     def release_poll(self) -> None:
         """Answer a pending poll one turn later, with nothing if there is nothing to say."""
-        if self._poll is not None and not self.is_ended:
-            if not self._out:
-                self._collect([NOOP])
-            self._answer_soon()
-
-    def _collect(self, framed: Packets) -> int:
-        """Put packets into the queue."""
-        self._out.extend(framed)
-        self.queued_bytes += sum([len(data) for _, data in framed])
-        if self._poll is not None:
-            self._answer_soon()
-            if self.queued_bytes >= self._limits.max_write_bytes:
-                self._tell_upper()
-        return len(framed)
-
-    def _answer_soon(self) -> None:
-        if not self._is_answering:
-            self._is_answering = True
-            asyncio.get_running_loop().call_soon(self._answer)
-
-    def _answer(self) -> None:
-        self._is_answering = False
-        poll = self._poll
-        if poll is not None and self._out:
-            packets = self._take_out(poll.max_packets)
-            self._poll = None
-            self._tell_upper()
-            if self.protocol == 3 and not (self.is_base64 or poll.is_text) and any(map(_is_binary, packets)):
-                poll.answer(payload_v3.encode_binary_payload(packets), binary=True)
-            else:
-                poll.answer(self._payload(packets))
-            self._look_whether_to_read()
-
-    def _take_out(self, most: int | None = None) -> list[Wire]:
-        """Take packets out of the queue: all of them, or only so many."""
-        out = self._out
-        if most is None or len(out) <= most:
-            self._out = []
-            self.queued_bytes = 0
-            return out
-        self._out = out[most:]
-        del out[most:]
-        self.queued_bytes = sum([len(data) for _, data in self._out])
-        return out
-
-    def _payload(self, packets: Packets) -> bytes:
-        if self.protocol == 3:
-            return payload_v3.encode_payload(packets)
-        return payload_v4.encode_payload(packets)
+        if self.pending_poll is not None and not self.is_ended:
+            if not self.has_news:
+                self.collect([NOOP])
+            self.answer_soon()
 
     # -- POSTs -------------------------------------------------------------------------
 
@@ -348,10 +196,10 @@ class Engine(Heartbeat):
 
     def take_post(self, body: bytes, post: Post, *, binary: bool) -> None:
         """Take the packets of a POST, and answer it when all are taken. ``binary`` is a form of version 3."""
-        if self.is_ended or self._socket is not None:
+        if self.is_ended or self.socket is not None:
             post.refuse()
             return
-        most = self._limits.max_payload_packets
+        most = self.limits.max_payload_packets
         try:
             if self.protocol == 3:
                 packets = payload_v3.decode_payload(body, max_packets=most, binary=binary)
@@ -396,16 +244,16 @@ class Engine(Heartbeat):
         """Whether packets of the client are taken."""
         return self._is_reading
 
-    def _look_whether_to_read(self) -> None:
-        is_reading = not self._is_held and self.queued_bytes <= self._limits.max_session_queue_bytes
+    def look_whether_to_read(self) -> None:
+        is_reading = not self._is_held and self.queued_bytes <= self.limits.max_session_queue_bytes
         if is_reading == self._is_reading or self.is_ended:
             return
         self._is_reading = is_reading
-        if self._socket is not None:
+        if self.socket is not None:
             if is_reading:
-                self._socket.resume_reading()
+                self.socket.resume_reading()
             else:
-                self._socket.pause_reading()
+                self.socket.pause_reading()
         elif is_reading and self._incoming is not None:
             self._incoming.go_on_soon()
 
@@ -413,7 +261,7 @@ class Engine(Heartbeat):
 
     def take_socket(self, socket: WebSocket) -> None:
         """Take a WebSocket that is to carry this connection, if nothing else does or is about to."""
-        if self._socket is not None or self._probe is not None:
+        if self.socket is not None or self._probe is not None:
             socket.close(_NORMAL, "")
         else:
             self._probe = Probe(self, socket, self._hub.deadlines, self.options.upgrade_timeout_s)
@@ -421,19 +269,18 @@ class Engine(Heartbeat):
     def upgrade(self, socket: WebSocket, is_stalled: bool) -> None:
         """Go on over a socket: first with what waits."""
         self._probe = None
-        poll, self._poll = self._poll, None
+        poll, self.pending_poll = self.pending_poll, None
         if poll is not None:
-            poll.answer(self._payload([NOOP]))
-        self._socket = socket
+            poll.answer(self.encode_payload([NOOP]))
+        self.socket = socket
         socket.listener = self
-        self._is_full = is_stalled
+        self.is_full = is_stalled
         if not self._is_reading:
             socket.pause_reading()
         self._home.note_upgrade(True)
-        self._flush()
-        self._is_said_stalled = self._is_full
-        self.upper.moved()
-        self._tell_upper()
+        self.flush()
+        self.tell_moved()
+        self.tell_upper()
 
     def not_upgraded(self) -> None:
         """Hear that an upgrade came to nothing; polling goes on."""
@@ -465,33 +312,18 @@ class Engine(Heartbeat):
 
     def socket_stalled(self) -> None:
         """Hear that the socket holds unsent bytes."""
-        self._is_full = True
-        self._tell_upper()
+        self.is_full = True
+        self.tell_upper()
 
     def socket_writable(self) -> None:
         """Hear that it holds none any more: what waits goes first."""
-        self._is_full = False
-        self._flush()
-        self._tell_upper()
+        self.is_full = False
+        self.flush()
+        self.tell_upper()
 
     def socket_gone(self) -> None:
         """Hear that the socket is closed."""
         self._end(TRANSPORT_CLOSE, CLOSE, None)
-
-    def _flush(self) -> None:
-        socket = self._socket
-        if self._out and socket is not None and not self._is_full:
-            socket.write(socket.framing.frame(self._take_out()))
-            self._look_whether_to_read()
-
-    def _tell_upper(self) -> None:
-        is_stalled = self.is_stalled
-        if is_stalled != self._is_said_stalled and not self.is_ended:
-            self._is_said_stalled = is_stalled
-            if is_stalled:
-                self.upper.stalled()
-            else:
-                self.upper.writable()
 
     # -- the heartbeat -------------------------------------------------------------------
 
@@ -499,7 +331,7 @@ class Engine(Heartbeat):
     def is_hearing(self) -> bool:
         """Whether the client's answer would be heard: it is not behind what it does not read, or we do not,
         nor behind a POST that is on its way."""
-        return self._is_reading and not self._is_posting and not (self._is_full and self._socket is not None)
+        return self._is_reading and not self._is_posting and not (self.is_full and self.socket is not None)
 
     def ping(self) -> None:
         """Send a ping."""
@@ -523,18 +355,18 @@ class Engine(Heartbeat):
             return
         self.is_ended = True
         self.stop()
-        poll, self._poll = self._poll, None
-        socket, self._socket = self._socket, None
+        poll, self.pending_poll = self.pending_poll, None
+        socket, self.socket = self.socket, None
         probe, self._probe = self._probe, None
         incoming, self._incoming = self._incoming, None
-        out = self._take_out() if has_last_words and code is not codes.SLOW else []
+        out = self.take_out() if has_last_words and code is not codes.SLOW else []
         if socket is not None:
             socket.listener = NOBODY
             if out:
                 socket.write(socket.framing.frame(out))
             socket.close(_close_number(code), "" if code is None else code.sentence)
         else:
-            payload = self._payload([*out, last])
+            payload = self.encode_payload([*out, last])
             if poll is not None:
                 poll.answer(payload)
             elif has_last_words:

@@ -109,7 +109,7 @@ class Link(Protocol):
 
     @property
     def queued_bytes(self) -> int:
-        """Bytes of posted packets that wait."""
+        """Bytes that wait, with what each packet costs besides its data."""
 
     @property
     def framing(self) -> Framing:
