@@ -47,6 +47,21 @@ async def test_a_function_gets_as_many_arguments_as_it_takes(threads: Threads) -
     assert results == ["none", "s", ("s", "d"), ("d", 3)]
 
 
+async def test_any_number_of_arguments_may_be_offered(threads: Threads) -> None:
+    def names(*given: Any) -> Any:
+        return given
+
+    for function, found in (
+        (lambda session: session, 0),
+        (lambda session, first, second: [session, first, second], [0, 1, 2]),
+        (names, tuple(range(100))),
+        (lambda session, *rest: len(rest), 99),
+        (lambda *rest: rest[:2], (0, 1)),
+    ):
+        wrapped = Function(function, ("session", "*arguments"), "the function")
+        assert await wrapped(threads, 1.0, *range(100)) == found
+
+
 async def test_callables_of_any_kind_are_functions(threads: Threads) -> None:
     class Handler:
         async def __call__(self, session: str, data: str) -> str:

@@ -128,3 +128,48 @@ async def test_what_was_begun_is_finished_at_the_end_and_nothing_more_is_begun()
     while thread.is_alive():
         await asyncio.sleep(0.001)
     assert len(failed) == 1 and log.done == [1]
+
+
+async def test_who_waits_no_longer_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    log = Log()
+    finish: list[Any] = []
+    for receipt in (log.put(1), log.outside.at_once(finish.append)):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await receipt
+    (done,) = finish
+    done("late")
+    await log.outside.close()
+    assert log.done == [1] and receipt.result() == "late"
+    assert not caplog.records
+
+
+# -- what answers by callback -------------------------------------------------------------------------
+
+
+async def test_what_answers_by_callback_is_begun_within_the_call() -> None:
+    outside = Outside(asyncio.get_running_loop())
+    begun: list[Any] = []
+
+    def answer(done: Any) -> None:
+        begun.append(done)
+        done(7)
+
+    receipt = outside.at_once(answer)
+    assert len(begun) == 1 and receipt.result() == await receipt == 7
+
+    def refuse(done: Any) -> None:
+        raise BadRequest("not so")
+
+    def fail(done: Any) -> None:
+        done(BadRequest("not so"))
+
+    with pytest.raises(BadRequest):
+        outside.at_once(refuse)
+    with pytest.raises(BadRequest):
+        await outside.at_once(fail)
+    assert await asyncio.to_thread(lambda: outside.at_once(answer).result()) == 7
+    for wrong in (refuse, fail):
+        with pytest.raises(BadRequest):
+            await asyncio.to_thread(outside.at_once, wrong)
+    await outside.close()

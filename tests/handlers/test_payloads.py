@@ -128,3 +128,16 @@ def test_an_annotation_that_cannot_be_understood_is_an_error_at_once() -> None:
         payload_of(unresolved, 1)
     with pytest.raises(SettingsError, match="Payload"):
         payload_of(impossible, 1)
+
+
+def test_values_in_which_bytes_may_be_are_converted() -> None:
+    class Picture(msgspec.Struct):
+        name: str
+        data: bytes = b""
+
+    assert Payload(Picture).convert({"name": "a", "data": b"\xff"}) == Picture("a", b"\xff")
+    value = {"any": [b"x"]}
+    assert Payload().convert(value) is value is Payload(object).convert(value)
+    for wrong in ({"name": 1}, {"name": "a", "data": "eA=="}, None, b"x"):
+        with pytest.raises(BadRequest):
+            Payload(Picture).convert(wrong)

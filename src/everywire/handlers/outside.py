@@ -67,7 +67,7 @@ class Outside:
     ) -> Receipt[T]:
         """Begin work in the event loop, in the order of the calls; in a thread without one wait for it,
         at most ``timeout_s``, and raise its error."""
-        future: Future[T] = Future()
+        future: Future[T] = _begun()
         receipt = Receipt(future, self._loop)
         running = _running_loop()
         if running is self._loop:
@@ -84,7 +84,7 @@ class Outside:
     def at_once(self, act: Callable[[Callable[[T | EverywireError], None]], object]) -> Receipt[T]:
         """Do something that needs no waiting in the event loop, and in it within the call. ``act`` is given
         what is called, once, with the result or an error; what it raises is raised here."""
-        future: Future[T] = Future()
+        future: Future[T] = _begun()
 
         def done(result: T | EverywireError) -> None:
             if isinstance(result, EverywireError):
@@ -131,6 +131,13 @@ async def _do(work: Callable[[], Coroutine[Any, Any, T]], future: Future[T]) -> 
         future.set_exception(error)
     else:
         future.set_result(result)
+
+
+def _begun() -> Future[Any]:
+    """Return a future of what whoever waits for it cannot stop, only not wait for."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
 
 
 def _tell_error(future: Future[Any]) -> None:
