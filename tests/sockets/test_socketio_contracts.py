@@ -146,6 +146,17 @@ async def test_a_namespace_is_left_and_the_connection_stays() -> None:
         assert reasons == ["client disconnect"] * 2
 
 
+async def test_whom_the_server_disconnects_closes_the_connection_or_is_closed_in_time() -> None:
+    async with SocketWorld(settings=SocketSettings(connect_timeout_s=1)) as world:
+        peer = await world.connected()
+        peer.socket.disconnect()
+        await world.settle(0.5)
+        assert "/" not in peer.sids
+        assert not peer.is_closed(), "clients of version 4 would take it for an accident, and come back"
+        await world.settle(1)
+        assert peer.closed is not None and peer.closed[0] is codes.STALE
+
+
 async def test_who_left_its_last_namespace_may_connect_again_in_time() -> None:
     async with SocketWorld(settings=SocketSettings(connect_timeout_s=1)) as world:
         peer = await world.connected()

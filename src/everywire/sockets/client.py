@@ -324,22 +324,21 @@ class Client:
         if self._sockets.get(socket.namespace) is socket:
             del self._sockets[socket.namespace]
             if not self._is_gone:
-                self._lost_namespace(socket.namespace, code, reason)
+                self._lost_namespace(socket.namespace, reason)
         if socket.is_welcomed:
             self.tell_function(socket, reason)
         if socket.is_introduced:
             self.tell_hook(socket, code)
 
-    def _lost_namespace(self, namespace: str, code: Code | None, reason: str) -> None:
+    def _lost_namespace(self, namespace: str, reason: str) -> None:
         if reason == SERVER_DISCONNECT:
             if len(self._ended) >= self.shared.limits.max_socket_namespaces:
                 del self._ended[next(iter(self._ended))]
             self._ended[namespace] = None
-        if self._sockets or self._connecting:
-            return
-        if reason == SERVER_DISCONNECT:
-            self.link.close(code)
-        else:
+        if not self._sockets and not self._connecting:
+            # Whom the server ended closes the connection itself. To close it here would bring the close with
+            # the DISCONNECT, and the clients of version 4 hear of the close first: they take it for an
+            # accident, and come back.
             self._await_connect()
 
     def tell_function(self, socket: Socket, reason: str) -> None:

@@ -135,6 +135,9 @@ class Reading:
         process), at once if the socket is not in the room; not after `close`.
         """
         if not self._is_closed:
+            if at_once and self._is_due:
+                # What came in this turn may have been passed over elsewhere, since it is read in this room.
+                self._switch()
             self._staying.leave(channel, at_once, done)
 
     def is_in(self, channel: str) -> bool:

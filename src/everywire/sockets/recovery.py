@@ -44,7 +44,7 @@ from everywire.sessions.preparing import is_recoverable
 from everywire.sessions.shared import Shared
 from everywire.sockets.stays import Stay
 
-__all__ = ["Alive", "Kept", "Recovered", "Recovery"]
+__all__ = ["Alive", "Kept", "Recovered", "Recovery", "begins"]
 
 _log: Final = logging.getLogger("everywire.sockets")
 
@@ -339,10 +339,10 @@ class Recovery:
 
     async def _begin(self, kept: Kept, offset: object, identity: Identity) -> Recovered | None:
         """Find out where reading goes on; None when something is gone, or closed to the client now."""
-        begins = _begins(kept.rooms, offset)
-        if begins is None:
+        begun = begins(kept.rooms, offset)
+        if begun is None:
             return None
-        rooms, places = begins
+        rooms, places = begun
         heads: Mapping[str, Head] = await _answer(
             lambda done: self._hub.broker.log.heads(tuple(places), done)
         )
@@ -365,7 +365,7 @@ class Recovery:
         return here if here is not None and is_recoverable(here, head) else None
 
 
-def _begins(
+def begins(
     rooms: Mapping[str, Sequence[Stay]], offset: object
 ) -> tuple[dict[str, list[Stay]], dict[str, Place]] | None:
     """Return the stays that still matter, and after which place each of their channels is read; None when the
@@ -382,17 +382,17 @@ def _begins(
     places: dict[str, Place] = {}
     for channel, found in rooms.items():
         last, told = found[-1], None if position is None else position.place(channel)
-        if told is None:
+        # Of a log that was there before nothing can be had any more.
+        of_this_log = [stay for stay in found if stay.epoch == last.epoch]
+        if position is not None and told is None:
             # Nothing was told since the client is in the room; what it left by then was told whole.
-            stays[channel] = [last]
-            if last.until is None:
-                places[channel] = Place(last.epoch, last.since)
-        elif told.epoch != last.epoch:
+            of_this_log = [last]
+        if told is not None and told.epoch != last.epoch:
             return None
-        else:
-            stays[channel] = list(found)
-            if last.until is None or told.offset < last.until:
-                places[channel] = Place(last.epoch, max(told.offset, found[0].since))
+        stays[channel] = of_this_log
+        after = max(of_this_log[0].since, 0 if told is None else told.offset)
+        if last.until is None or (after < last.until and (told is not None or position is None)):
+            places[channel] = Place(last.epoch, after)
     return stays, places
 
 

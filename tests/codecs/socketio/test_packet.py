@@ -158,7 +158,7 @@ def test_what_cannot_be_sent_is_told(value: object) -> None:
         encode(SocketPacket(EVENT, "/", ["a", value]))
 
 
-@pytest.mark.parametrize("name", [*RESERVED_EVENTS, None, True, False, [], {}, b"a"])
+@pytest.mark.parametrize("name", [*sorted(RESERVED_EVENTS), None, True, False, [], {}, b"a"])
 def test_no_event_has_such_a_name(name: object) -> None:
     assert not is_event_name(name)
 
