@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, NoReturn, Protocol
 
-from everywire.client.backoff import Backoff
 from everywire.client.choosing import Attempted, Proven, choose
 from everywire.client.errors import ClientError, CommandError, ConnectionLost, Refused, TokenExpired
 from everywire.client.links import LINKS, Link, LinkOptions, check_disconnect
@@ -21,6 +20,7 @@ from everywire.codecs.centrifuge.messages import (
     Push,
     Reply,
 )
+from everywire.core.backoff import Backoff
 
 __all__ = ["Connection", "Delegate"]
 

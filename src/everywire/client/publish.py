@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from everywire.client.address import Address
-from everywire.client.backoff import Backoff
 from everywire.client.errors import ConnectionLost
 from everywire.client.http import HttpClient
 from everywire.client.wires import failure
+from everywire.core.backoff import Backoff
 from everywire.core.names import check_name
 
 __all__ = ["Published", "Publisher"]

@@ -15,12 +15,12 @@ from contextlib import aclosing
 from typing import Final
 
 from everywire.client.address import Address
-from everywire.client.backoff import Backoff
 from everywire.client.errors import ConnectionLost
 from everywire.client.http import HttpClient
 from everywire.client.items import Item
 from everywire.client.websocket import websocket
 from everywire.client.wires import Attempt, Wire, long_poll, poll, sse, stream
+from everywire.core.backoff import Backoff
 from everywire.core.errors import BadRequest
 from everywire.core.names import check_name
 

@@ -186,6 +186,12 @@ class Limits:
     """A node of which nothing was heard for so long is gone."""
     node_answer_timeout_s: float = 2.0
     """For another node to answer."""
+    canary_interval_s: float = 2.0
+    """Between two messages that a node sends to itself through the broker's engine."""
+    canary_timeout_s: float = 3.0
+    """For such a message to come back; then the node is not ready, and makes its link anew."""
+    broker_timeout_s: float = 5.0
+    """For an answer of the broker's engine; then the publisher gets an error."""
 
     # -- the server API --------------------------------------------------------------
     max_api_commands: int = 1_000

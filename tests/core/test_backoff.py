@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everywire.client.backoff import Backoff
+from everywire.core.backoff import Backoff
 
 
 @given(st.integers(0, 2**32), st.integers(1, 50))
