@@ -32,7 +32,6 @@ from everywire.core.names import check_name
 from everywire.core.position import Place, encode_position
 from everywire.core.settings import SettingsTable
 from everywire.core.version import __version__
-from everywire.handlers.called import called
 from everywire.handlers.engineio import EngineHandler
 from everywire.handlers.outside import Outside, Receipt
 from everywire.handlers.payloads import encode
@@ -41,6 +40,7 @@ from everywire.handlers.reaching import Reaching
 from everywire.handlers.registrar import Registrar
 from everywire.handlers.socketio import SocketIO
 from everywire.handlers.sockjs import SockJsHandler
+from everywire.hub.called import called
 from everywire.hub.hub import Hub
 from everywire.sessions.shared import Shared
 from everywire.sockets.engine_options import EngineOptions

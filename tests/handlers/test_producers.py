@@ -19,11 +19,11 @@ from everywire.core.errors import BadChannelName, BrokerError, EverywireError, S
 from everywire.core.limits import Limits
 from everywire.core.position import Place, Position, encode_position
 from everywire.core.publication import Draft, Publication
-from everywire.handlers.called import called
 from everywire.handlers.producers import Producers
 from everywire.handlers.refused import Refused
 from everywire.handlers.run import Run
 from everywire.handlers.runs import Produced
+from everywire.hub.called import called
 from everywire.hub.hub import Hub
 from everywire.hub.recovery import EARLIEST, LATEST, Start
 from everywire.testing.delayed_broker import DelayedBroker, Faults

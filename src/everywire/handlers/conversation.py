@@ -30,9 +30,9 @@ from everywire.core import codes
 from everywire.core.codes import Code
 from everywire.core.errors import EverywireError
 from everywire.core.wheel import Slot
-from everywire.handlers.called import called
 from everywire.handlers.functions import Function
 from everywire.handlers.message_handler import MessageHandler
+from everywire.hub.called import called
 from everywire.sessions.answers import as_end
 from everywire.sessions.shared import Shared
 from everywire.sockets.link import Link

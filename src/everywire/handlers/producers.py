@@ -29,11 +29,11 @@ from everywire.core.names import check_name
 from everywire.core.position import Place
 from everywire.core.publication import OVERHEAD_BYTES, Draft
 from everywire.core.settings import Window
-from everywire.handlers.called import called
 from everywire.handlers.functions import takes
 from everywire.handlers.patterns import Patterns
 from everywire.handlers.run import DistantRun, LocalRun, Run
 from everywire.handlers.runs import END, End, Record, Status, discard
+from everywire.hub.called import called
 from everywire.hub.hub import Hub
 
 __all__ = ["Producers"]

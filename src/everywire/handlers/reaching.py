@@ -23,10 +23,10 @@ from everywire.core.errors import BadRequest, EverywireError
 from everywire.core.names import check_name
 from everywire.core.position import Place, encode_position
 from everywire.core.publication import Publication
-from everywire.handlers.called import called
 from everywire.handlers.payloads import encode
 from everywire.handlers.refused import code_of
 from everywire.handlers.session import Reachable
+from everywire.hub.called import called
 from everywire.sessions.presence import Members
 from everywire.sessions.registry import Visitor
 from everywire.sessions.shared import Shared

@@ -23,8 +23,8 @@ from everywire.core import codes
 from everywire.core.errors import BadRequest, BrokerError, EverywireError, SettingsError, TooLarge
 from everywire.core.limits import Limits
 from everywire.core.publication import JSON, OVERHEAD_BYTES, RESERVED_EVENTS, Draft
-from everywire.handlers.called import called
 from everywire.handlers.payloads import encode
+from everywire.hub.called import called
 from everywire.hub.hub import Hub
 
 __all__ = ["END", "End", "Produced", "Record", "Source", "Status", "Writer", "discard", "iterator_of"]

@@ -31,7 +31,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -40,6 +40,7 @@ from everywire.brokers.base import Head
 from everywire.core.errors import BadPosition, EverywireError
 from everywire.core.position import MAX_POSITION_CHARACTERS, Place, Position
 from everywire.core.wheel import Slot
+from everywire.hub.called import called
 from everywire.sessions.preparing import is_recoverable
 from everywire.sessions.shared import Shared
 from everywire.sockets.stays import Stay
@@ -343,7 +344,7 @@ class Recovery:
         if begun is None:
             return None
         rooms, places = begun
-        heads: Mapping[str, Head] = await _answer(
+        heads: Mapping[str, Head] = await called(
             lambda done: self._hub.broker.log.heads(tuple(places), done)
         )
         for channel, place in places.items():
@@ -354,7 +355,7 @@ class Recovery:
         ruled = [channel for channel in kept.ruled if channel in places]
         if ruled:
             authority = self._shared.authority
-            await _answer(lambda done: authority.authorize(identity, Action.READ, ruled, done))
+            await called(lambda done: authority.authorize(identity, Action.READ, ruled, done))
         return Recovered(msgspec.structs.replace(kept, rooms=rooms), places)
 
     def _place(self, channel: str, place: Place, head: Head) -> Place | None:
@@ -428,25 +429,6 @@ def _decoded(value: bytes | None) -> _Stored | None:
         return msgspec.json.decode(value, type=_Stored)
     except msgspec.MsgspecError:
         return None  # of another version
-
-
-async def _answer(ask: Callable[[Callable[[Any], None]], None]) -> Any:
-    """Ask something that answers by callback; raise the error that it may answer."""
-    found: list[Any] = []
-    answered: asyncio.Future[None] | None = None
-
-    def done(answer: Any) -> None:
-        found.append(answer)
-        if answered is not None and not answered.done():
-            answered.set_result(None)
-
-    ask(done)
-    if not found:
-        answered = asyncio.get_running_loop().create_future()
-        await answered
-    if isinstance(found[0], EverywireError):
-        raise found[0]
-    return found[0]
 
 
 def _run_out(owner: tuple[Recovery, str]) -> None:
