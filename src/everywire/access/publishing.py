@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import blake2b
 from typing import Final
 
@@ -27,6 +28,7 @@ from everywire.core import codes
 from everywire.core.errors import BadRequest, BrokerBusy, EverywireError, TooLarge
 from everywire.core.limits import Limits
 from everywire.core.publication import JSON, RESERVED_EVENTS, RESERVED_TAGS, Draft
+from everywire.hub.called import called
 from everywire.hub.hub import Hub
 
 __all__ = ["MAX_TYPE_CHARACTERS", "Publishing", "check_event", "check_tags", "make_draft"]
@@ -250,17 +252,8 @@ class Publishing:
     async def _judge(self, waiting: _Waiting) -> Draft:
         """Return what is to be published; raise what refuses it."""
         caller, draft = waiting.caller, waiting.draft
-        future: asyncio.Future[EverywireError | None] = asyncio.get_running_loop().create_future()
-
-        def judged(error: EverywireError | None) -> None:
-            if not future.done():
-                future.set_result(error)
-
         # Whoever waited may have been shut out meanwhile.
-        self._authority.authorize(caller.identity, Action.PUBLISH, (draft.channel,), judged)
-        error = await future
-        if error is not None:
-            raise error
+        await called(partial(self._authority.authorize, caller.identity, Action.PUBLISH, (draft.channel,)))
         if not waiting.is_counted:
             self._quotas.check_publish(caller, draft.channel)
         hook = self._hooks.publish

@@ -27,6 +27,7 @@ _SOCKETIO_NOW: Final = {
     "sockets": "Clients of Socket.IO in all namespaces",
     "namespaces": "Namespaces in which there are clients",
     "rooms": "Rooms in which there are clients",
+    "incomplete": "Clients of Socket.IO in the middle of a packet with attachments",
     "parked": "Clients of Socket.IO that were cut off and may come back as who they were",
 }
 

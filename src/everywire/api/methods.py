@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from msgspec import Raw, Struct
@@ -38,7 +39,7 @@ from everywire.api.requests import (
     decode_request,
     json_or_base64,
 )
-from everywire.brokers.base import Appended, Head
+from everywire.brokers.base import Appended
 from everywire.codecs.centrifuge.messages import HistoryRequest
 from everywire.codecs.json_text import check_json
 from everywire.core import codes
@@ -46,8 +47,9 @@ from everywire.core.errors import BadRequest, EverywireError, RequestError
 from everywire.core.names import check_name
 from everywire.core.position import Place
 from everywire.core.publication import JSON, Draft
+from everywire.hub.called import called
 from everywire.sessions.asking import asked
-from everywire.sessions.history import HistoryReading, Kept, history_result
+from everywire.sessions.history import HistoryReading, history_result
 from everywire.sessions.orders import end_code
 from everywire.sessions.shared import Shared
 from everywire.transports.target import check_event, check_tags
@@ -168,9 +170,8 @@ class Methods:
         )
 
     async def _append(self, draft: Draft) -> Appended:
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._hub.publish(draft, lambda found: _settle(future, found))
-        return await future
+        appended: Appended = await called(partial(self._hub.publish, draft))
+        return appended
 
     # -- connections ----------------------------------------------------------------------
 
@@ -237,20 +238,17 @@ class Methods:
         return {"num_clients": clients, "num_users": users}
 
     async def _history(self, request: HistoryApiRequest, caller: ApiCaller) -> Any:
-        future: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
         asked_for = HistoryRequest(
             channel=_channel(request.channel),
             limit=request.limit,
             since=request.since,
             reverse=request.reverse,
         )
-        HistoryReading(self._hub, self._limits, asked_for, lambda found: _settle(future, found)).begin()
-        return history_result(await future, is_binary=False)
+        kept = await called(lambda done: HistoryReading(self._hub, self._limits, asked_for, done).begin())
+        return history_result(kept, is_binary=False)
 
     async def _history_remove(self, request: ChannelRequest, caller: ApiCaller) -> dict[str, Any]:
-        future: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
-        self._hub.broker.log.trim(_channel(request.channel), lambda found: _settle(future, found))
-        await future
+        await called(partial(self._hub.broker.log.trim, _channel(request.channel)))
         return {}
 
     async def _channels(self, request: ChannelsRequest, caller: ApiCaller) -> dict[str, Any]:
@@ -314,15 +312,6 @@ class Methods:
 def error_object(error: EverywireError) -> dict[str, Any]:
     """Return an error as it stands in an answer."""
     return {"code": error.code.number, "message": error.sentence}
-
-
-def _settle(future: asyncio.Future[_T], found: _T | EverywireError) -> None:
-    if future.done():
-        return
-    if isinstance(found, EverywireError):
-        future.set_exception(found)
-    else:
-        future.set_result(found)
 
 
 def _published(appended: Appended) -> dict[str, Any]:
