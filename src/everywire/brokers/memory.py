@@ -41,9 +41,10 @@ class MemoryBroker:
         *,
         budget: Budget | None = None,
         clock_ms: Callable[[], int] = _wall_ms,
+        node: str | None = None,
     ) -> None:
         limits = limits or Limits()
-        self.node = secrets.token_hex(4)
+        self.node = node or secrets.token_hex(4)
         self.log = MemoryLog(
             limits, settings or SettingsTable(), budget or Budget(limits.log_budget_bytes), clock_ms
         )

@@ -1,0 +1,73 @@
+"""Brokers by their addresses: which class, what is refused, and that nothing secret is said."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from everywire.brokers.memory import MemoryBroker
+from everywire.brokers.opening import describe, open_broker
+from everywire.core.errors import SettingsError
+from everywire.core.limits import Limits
+from everywire.core.log import Budget
+from everywire.core.settings import SettingsTable
+
+
+def opened(url: str, **more: object):
+    return open_broker(url, Limits(), SettingsTable(), **more)  # type: ignore[arg-type]
+
+
+def test_memory_is_this_process() -> None:
+    broker = opened("memory:", budget=Budget(1), node="abc")
+    assert isinstance(broker, MemoryBroker) and broker.node == "abc"
+    assert opened("memory:").node != opened("MEMORY://").node
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "redis",
+        "6379",
+        "postgres://h/x",
+        "memory:x",
+        "redis:",
+        "nats://",
+        "redis://:secret@/0",
+        "nats://[",
+    ],
+)
+def test_an_address_that_is_none_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        opened(url)
+    assert "secret" not in refused.value.sentence and "expected" in refused.value.sentence
+
+
+@pytest.mark.parametrize(
+    ("url", "library"),
+    [("redis://localhost", "redis"), ("rediss://u:p@h/0", "redis"), ("nats://h:4222", "nats")],
+)
+def test_a_library_that_is_not_installed_is_named_with_what_brings_it(
+    url: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hidden:
+        """Finds that a library is not installed."""
+
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name == library or name.startswith(f"{library}."):
+                raise ModuleNotFoundError(f"No module named {library!r}", name=library)
+
+    ours = f"everywire.brokers.{library}"
+    for name in [name for name in sys.modules if name == library or name.startswith((f"{library}.", ours))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
+    with pytest.raises(SettingsError, match=rf"pip install 'everywire\[{library}\]'"):
+        opened(url)
+
+
+def test_a_log_may_say_where_but_not_with_what_password() -> None:
+    assert describe("redis://user:secret@db.internal:6379/2?password=secret") == "redis://db.internal:6379/2"
+    assert describe("sqlite:///var/lib/everywire") == "sqlite:///var/lib/everywire"
+    assert describe("sqlite:") == "sqlite:"
+    assert describe("nats://a:1,b:2") == "nats://a:1,b:2"
