@@ -12,8 +12,9 @@ import pytest
 
 from everywire.codecs.socketio.packet import PacketType
 from everywire.core import codes
+from everywire.core.limits import Limits
 from everywire.sockets.handling import ConnectionRefused
-from everywire.sockets.link import PARSE_ERROR
+from everywire.sockets.link import FORCED, PARSE_ERROR
 from everywire.sockets.settings import SocketSettings
 from everywire.sockets.socket import Socket
 from tests.sockets.driving import Peer, SocketWorld
@@ -329,9 +330,79 @@ async def test_a_packet_that_is_never_completed_is_bounded() -> None:
         peer = await world.connected()
         placeholders = ",".join(f'{{"_placeholder":true,"num":{number}}}' for number in range(10))
         peer.text(f'510-["message",{placeholders}]')
-        for _ in range(5):
+        for _ in range(2):
             peer.binary(b"x" * 1000)
         assert peer.closed == (codes.BAD_PROTOCOL, PARSE_ERROR)
+        assert world.sockets.statistics()["incomplete"] == 0
+
+
+def began(number: int = 1) -> str:
+    """Return the text of a packet that has attachments."""
+    placeholders = ",".join(f'{{"_placeholder":true,"num":{one}}}' for one in range(number))
+    return f'5{number}-["message",{placeholders}]'
+
+
+async def test_attachments_that_do_not_come_close_the_connection_in_time() -> None:
+    async with SocketWorld() as world:
+        slow, never, whole = [await world.connected() for _ in range(3)]
+        for peer in (slow, never, whole):
+            peer.text(began(3))
+        for _ in range(3):
+            whole.binary(b"x")
+        assert world.sockets.statistics()["incomplete"] == 2
+        for _ in range(2):
+            await world.settle(20)
+            slow.binary(b"x")
+        assert never.closed == (codes.STALE, FORCED)
+        assert slow.closed is None
+        assert world.sockets.statistics()["incomplete"] == 1
+        slow.binary(b"x")
+        await world.settle(100)
+        assert (slow.closed, whole.closed) == (None, None)
+        never_again = await world.connected()
+        never_again.text(began())
+        await world.settle(40)
+        assert never_again.closed == (codes.STALE, FORCED)
+        assert world.sockets.statistics()["incomplete_ended"] == 2
+
+
+async def test_a_client_whose_input_waits_for_us_may_take_its_time() -> None:
+    async with SocketWorld(limits=Limits(max_pending_commands=1, call_timeout_s=100)) as world:
+        go_on = asyncio.Event()
+
+        async def wait(socket: Socket) -> None:
+            await go_on.wait()
+
+        world.app.on("wait", wait)
+        peer = await world.connected()
+        peer.text('2["wait"]')
+        peer.text(began())
+        assert peer.is_paused
+        peer.binary(b"x")
+        await world.settle(80)
+        assert peer.closed is None
+        go_on.set()
+        await world.settle(40)
+        assert peer.closed is None
+        assert world.sockets.statistics()["incomplete"] == 0
+
+
+async def test_all_incomplete_packets_together_are_bounded() -> None:
+    async with SocketWorld(limits=Limits(max_incomplete_bytes=12_000)) as world:
+        peers = [await world.connected() for _ in range(10)]
+        for peer in peers:
+            peer.text(began(2))
+            peer.binary(b"x" * 2000)
+        assert [peer.closed is None for peer in peers] == [False] * 6 + [True] * 4
+        assert peers[0].closed == (codes.STALE, FORCED)
+        # Whoever completes its packet is not held up by those who do not.
+        for peer in peers[6:]:
+            peer.binary(b"y")
+        for _ in range(20):
+            peers[9].text(began(1))
+            peers[9].binary(b"y" * 5000)
+        assert [peer.closed is None for peer in peers] == [False] * 6 + [True] * 4
+        assert world.sockets.statistics()["incomplete"] == 0
 
 
 # -- version 4 of the protocol, over Engine.IO 3 -----------------------------------------------

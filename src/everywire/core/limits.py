@@ -250,6 +250,11 @@ class Limits:
     """What is kept of one that was cut off; one with more is a new one when it comes back."""
     max_socket_attachments: int = 10
     """Binary attachments of one packet of a Socket.IO client."""
+    socket_packet_timeout_s: float = 30.0
+    """For the next attachment of a packet to come; then its Socket.IO client is closed."""
+    max_incomplete_bytes: int = 64 * 1024 * 1024
+    """Packets of one mount of Socket.IO whose attachments are still to come, all together; beyond that those
+    clients are closed that were heard of longest ago. One packet has at most twice ``max_payload``."""
     max_socket_acks: int = 256
     """Events of the server that one Socket.IO client has not acknowledged yet; no more are sent to it."""
     socket_ack_timeout_s: float = 60.0

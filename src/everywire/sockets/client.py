@@ -5,9 +5,10 @@ Acknowledgements, connects and disconnects are done as they come; events go to
 connect, errors of a client) closes the connection, as what is no packet does. Only after the server ended a
 namespace its client's packets may still be on their way: those are passed over.
 
-A client that is in no namespace in time is closed, and so is one that was refused too often. While too much
-of a client is being handled its input is paused; if it is waited for its acknowledgements, four times as
-much may come before that.
+A client that is in no namespace in time is closed, and so is one that was refused too often, or does not
+send the attachments that it announced (`everywire.sockets.incomplete`). While too much of a client is being
+handled its input is paused; if it is waited for its acknowledgements, four times as much may come before
+that.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _log = logging.getLogger("everywire.sockets")
 
 _WAITING_SHARE: Final = 4
 """How many times `Limits.max_pending_commands` may be handled while the client is asked for something."""
-_PACKET_SHARE: Final = 4
+_PACKET_SHARE: Final = 2
 """How many times as large as a message a packet may be with all its attachments."""
 
 
@@ -126,9 +127,13 @@ class Client:
             if not self._sockets and data[:1] in (b"5", b"6") and not binary:
                 raise BadPacket("Attachments are for those who are connected.")
             packet = self._decoder.feed(data, binary)
-            if packet is not None:
-                size, self._coming_bytes = self._coming_bytes, 0
-                self._take(packet, size)
+            if packet is None:
+                self.local.incomplete.add(self, len(data))
+                return
+            size, self._coming_bytes = self._coming_bytes, 0
+            if binary:
+                self.local.incomplete.drop(self)
+            self._take(packet, size)
         except BadPacket as error:
             _log.debug("closed a connection of %s: %s", self.link.peer, error.sentence)
             self.link.close(codes.BAD_PROTOCOL, PARSE_ERROR)
@@ -165,6 +170,8 @@ class Client:
             return
         self._is_gone = True
         self._disarm()
+        self.local.incomplete.drop(self)
+        self._decoder.forget()
         self.local.connections -= 1
         for connecting in tuple(self._connecting.values()):
             connecting.give_up(reason)
@@ -383,6 +390,11 @@ class Client:
         """Hear that the log is behind with what this client publishes, or no longer."""
         self._held += 1 if is_held else -1
         self._hold_back()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether its messages wait."""
+        return self._is_paused
 
     def _hold_back(self) -> None:
         """Say whether the client's next messages may come."""

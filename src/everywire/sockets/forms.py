@@ -25,6 +25,9 @@ class PacketDecoder(Protocol):
     def feed(self, data: bytes, binary: bool) -> SocketPacket | None:
         """Take one message; return the packet that it completes. Raises `BadPacket`."""
 
+    def forget(self) -> None:
+        """Let go of a packet that is not complete."""
+
 
 class _JsonDecoder(Decoder):
     """Text, and binary attachments behind it."""
@@ -44,6 +47,9 @@ class _MsgpackDecoder:
         if not binary:
             raise BadPacket("Packets are MessagePack here, each in a binary message.")
         return msgpack_form.decode(data)
+
+    def forget(self) -> None:
+        """Do nothing: no packet is ever incomplete."""
 
 
 _MSGPACK_DECODER: Final = _MsgpackDecoder()

@@ -9,6 +9,7 @@ from everywire.sessions.shared import Shared
 from everywire.sessions.tasks import Tasks
 from everywire.sockets.handling import Handling
 from everywire.sockets.happenings import Form
+from everywire.sockets.incomplete import Incomplete
 from everywire.sockets.recovery import Recovery
 from everywire.sockets.settings import SocketSettings
 from everywire.sockets.socket import Socket
@@ -60,6 +61,7 @@ class LocalSockets:
         self.form = Form(settings.parser)
         self.counted = Counted()
         self.recovery = Recovery(shared, settings.recovery_window_s) if settings.has_recovery else None
+        self.incomplete = Incomplete(shared.hub, shared.limits)
         self.tasks = Tasks()
         """What is told to the application about clients that have gone, and the like."""
         self.farewells: dict[str, asyncio.Task[None]] = {}
@@ -120,12 +122,15 @@ class LocalSockets:
             "sockets": len(self._by_sid),
             "namespaces": len(self._namespaces),
             "rooms": len(self._rooms),
+            "incomplete": len(self.incomplete),
+            "incomplete_ended": self.incomplete.ended,
             **self.counted.as_dict(),
             **({} if self.recovery is None else self.recovery.statistics()),
         }
 
     async def close(self, grace_s: float) -> None:
         """Wait for what is told about clients that have gone, and let go of those that might come back."""
+        self.incomplete.close()
         await self.tasks.close(grace_s)
         if self.recovery is not None:
             self.recovery.close()

@@ -6,8 +6,9 @@ has come; no text may come between them. A decoder serves one connection, all of
 Bounded: attachments of one packet, and the bytes of a packet with all its attachments. Refused: types and
 payloads that the protocol does not have, event names that are reserved or neither text nor number, ids that
 are no ASCII digits, attachments that were not announced, and placeholders that do not name each attachment
-exactly once. In a packet without attachments a placeholder is plain data. Time is linear, and no depth of
-nesting does harm.
+exactly once. While a packet is not complete its text is kept, and not its values, so that what waits takes
+no more than what came. In a packet without attachments a placeholder is plain data. Time is linear, and no
+depth of nesting does harm.
 
 Half of a surrogate pair, which JavaScript may send escaped, becomes U+FFFD, as in every UTF-8 encoder of
 the web: no other transport could carry it.
@@ -57,40 +58,36 @@ class Decoder:
     ``max_bytes`` bounds a packet with all its attachments. After `BadPacket` the connection cannot go on.
     """
 
-    __slots__ = ("_attachments", "_bytes_left", "_max_attachments", "_max_bytes", "_pending", "_slots")
+    __slots__ = ("_attachments", "_bytes_left", "_due", "_max_attachments", "_max_bytes", "_pending")
 
     def __init__(self, *, max_attachments: int = DEFAULT_MAX_ATTACHMENTS, max_bytes: int) -> None:
         self._max_attachments = max_attachments
         self._max_bytes = max_bytes
-        self._pending: SocketPacket | None = None
-        self._slots: list[_Slot] = []
+        self._pending = b""
+        """The text of a packet that is not complete: its values may take thirty times as much."""
+        self._due = 0
         self._attachments: list[bytes] = []
         self._bytes_left = 0
 
     @property
     def is_waiting(self) -> bool:
         """Whether attachments of a packet are still to come."""
-        return self._pending is not None
+        return self._due > 0
 
     def feed_text(self, data: bytes) -> SocketPacket | None:
         """Decode a packet's text, without the digit of Engine.IO; return it unless attachments are due.
 
         Raises `BadPacket` when it is none.
         """
-        if self._pending is not None:
-            self._forget()
+        if self._due:
+            self.forget()
             raise BadPacket("Attachments were due, and text came.")
         if len(data) > self._max_bytes:
             raise BadPacket(f"A packet is at most {self._max_bytes} bytes.")
-        packet, count = _decode_text(data, self._max_attachments)
-        is_whole = packet.type not in _COMPLETED
-        if not is_whole:
-            packet = packet._replace(type=_COMPLETED[packet.type])
-        check_packet(packet)  # a placeholder can be no event's name, so it need not be complete for it
-        slots = [] if is_whole else _find_slots(packet.data, count)
+        packet, slots = self._decode(data)
         if not slots:
             return packet
-        self._pending, self._slots, self._bytes_left = packet, slots, self._max_bytes - len(data)
+        self._pending, self._due, self._bytes_left = data, len(slots), self._max_bytes - len(data)
         return None
 
     def feed_binary(self, data: bytes) -> SocketPacket | None:
@@ -98,23 +95,33 @@ class Decoder:
 
         Raises `BadPacket` when none was due, or the packet has become too large.
         """
-        packet = self._pending
-        if packet is None:
+        if not self._due:
             raise BadPacket("An attachment came that was not announced.")
         self._bytes_left -= len(data)
         if self._bytes_left < 0:
-            self._forget()
+            self.forget()
             raise BadPacket(f"A packet with its attachments is at most {self._max_bytes} bytes.")
         self._attachments.append(data)
-        if len(self._attachments) < len(self._slots):
+        if len(self._attachments) < self._due:
             return None
-        for container, key, number in self._slots:
+        packet, slots = self._decode(self._pending)
+        for container, key, number in slots:
             container[key] = self._attachments[number]
-        self._forget()
+        self.forget()
         return packet
 
-    def _forget(self) -> None:
-        self._pending, self._slots, self._attachments = None, [], []
+    def forget(self) -> None:
+        """Let go of a packet that is not complete."""
+        self._pending, self._due, self._attachments = b"", 0, []
+
+    def _decode(self, text: bytes) -> tuple[SocketPacket, list[_Slot]]:
+        """Return a packet, and where its attachments go; what was decoded once can be once more."""
+        packet, count = _decode_text(text, self._max_attachments)
+        is_whole = packet.type not in _COMPLETED
+        if not is_whole:
+            packet = packet._replace(type=_COMPLETED[packet.type])
+        check_packet(packet)  # a placeholder can be no event's name, so it need not be complete for it
+        return packet, [] if is_whole else _find_slots(packet.data, count)
 
 
 def check_packet(packet: SocketPacket) -> None:
