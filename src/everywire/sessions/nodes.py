@@ -43,6 +43,8 @@ class Nodes:
         self._is_due = asyncio.Event()
         self._deadline: Slot | None = None
         self._task: asyncio.Task[None] | None = None
+        self.value = b"{}"
+        """What this node's lease tells the others: a JSON object; to be set before `start`."""
 
     @property
     def own(self) -> str:
@@ -69,7 +71,7 @@ class Nodes:
             pass  # it runs out by itself
 
     async def _put(self) -> None:
-        await self._broker.leases.put(GROUP, self.own, b"{}", self._limits.node_ttl_s)
+        await self._broker.leases.put(GROUP, self.own, self.value, self._limits.node_ttl_s)
         self._wait(self._limits.node_ttl_s / 3)
 
     def _wait(self, seconds: float) -> None:
@@ -92,6 +94,10 @@ class Nodes:
     async def names(self) -> list[str]:
         """Return the nodes that there are, this one included; sorted."""
         return sorted({self.own, *await self._broker.leases.members(GROUP)})
+
+    async def values(self) -> Mapping[str, bytes]:
+        """Return what the leases of the nodes tell, this one's included."""
+        return await self._broker.leases.members(GROUP)
 
     async def ask(self, node: str, topic: str, payload: bytes) -> bytes:
         """Ask one node; raise an error with code 102 when there is no such node, `BrokerError` when it

@@ -28,7 +28,7 @@ from everywire.sockets.engines import Accept, Engines, owner_of
 from everywire.sockets.link import POLLING, WEBSOCKET
 from everywire.transports.engineio_answers import ErrorCode, answer_taken, refuse, refuse_error
 from everywire.transports.engineio_jsonp import refuse_script
-from everywire.transports.engineio_polling import Asked, WaitingPoll, give, take_payload
+from everywire.transports.engineio_polling import Asked, WaitingPoll, give, max_post_bytes, take_payload
 from everywire.transports.engineio_socket import EngineSocket
 from everywire.transports.exchange import Exchange
 from everywire.transports.gate import Cors, Refusal
@@ -131,7 +131,7 @@ class EngineIo:
     def _serve(self, asked: Asked, sid: str) -> None:
         exchange = asked.exchange
         owner = owner_of(sid)
-        if owner != self.engines.label and owner and self._relay.forward(owner, exchange):
+        if owner != self.engines.label and owner and self._forward(asked, owner):
             return
         engine = self.engines.find(sid)
         if engine is None:
@@ -148,6 +148,16 @@ class EngineIo:
             engine.take_poll(WaitingPoll(asked, engine, self._polling))
         else:
             take_payload(asked, engine, self._polling)
+
+    def _forward(self, asked: Asked, owner: str) -> bool:
+        """Have a connection's owner answer; if it is gone, so is the connection."""
+        exchange, cors = asked.exchange, asked.cors
+        return self._relay.forward(
+            owner,
+            exchange,
+            lambda: refuse(exchange, ErrorCode.UNKNOWN_SID, cors),
+            max_body_bytes=max_post_bytes(self._options.max_payload, is_form=asked.script is not None),
+        )
 
     def _serve_ended(self, asked: Asked, sid: str) -> None:
         """Give the last words of a connection that ended, if there are any."""

@@ -11,6 +11,7 @@ from everywire.sessions.shared import Shared
 from everywire.sockets.engine_options import EngineOptions
 from everywire.sockets.engines import Accept, Engines
 from everywire.transports.engineio import EngineIo
+from everywire.transports.relay import NOWHERE, Relay
 from everywire.transports.service import Service
 
 __all__ = ["EngineMounts"]
@@ -26,12 +27,13 @@ class _Wanted(NamedTuple):
 class EngineMounts:
     """The mounts of one server; a path answers with and without a slash at its end."""
 
-    __slots__ = ("_mounts", "_service", "_wanted")
+    __slots__ = ("_mounts", "_relay", "_service", "_wanted")
 
     def __init__(self) -> None:
         self._wanted: dict[str, _Wanted] = {}
         self._mounts: dict[str, EngineIo] = {}
         self._service: Service | None = None
+        self._relay = NOWHERE
 
     def add(self, path: str, accept: Callable[[Shared], Accept], options: EngineOptions) -> None:
         """Serve Engine.IO at a path such as ``/socket.io``; ``accept`` is called at each start of the server,
@@ -48,14 +50,15 @@ class EngineMounts:
         if self._service is not None:
             self._mount(self._service, path, wanted)
 
-    def start(self, service: Service) -> None:
-        """Begin to serve."""
+    def start(self, service: Service, relay: Relay = NOWHERE) -> None:
+        """Begin to serve; ``relay`` takes requests for connections of other nodes there."""
         self._service = service
+        self._relay = relay
         for path, wanted in self._wanted.items():
             self._mount(service, path, wanted)
 
     def _mount(self, service: Service, path: str, wanted: _Wanted) -> None:
-        mount = EngineIo(service, wanted.accept(service.shared), wanted.options)
+        mount = EngineIo(service, wanted.accept(service.shared), wanted.options, relay=self._relay)
         self._mounts[path] = self._mounts[f"{path}/"] = mount
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ from everywire.transports.engineio_answers import (
 from everywire.transports.exchange import Exchange, Request
 from everywire.transports.gate import Cors
 
-__all__ = ["Asked", "WaitingPoll", "give", "take_payload"]
+__all__ = ["Asked", "WaitingPoll", "give", "max_post_bytes", "take_payload"]
 
 _PYTHON: Final = re.compile(r"python|aiohttp", re.IGNORECASE)
 _PYTHON_PACKETS: Final = 16
@@ -116,13 +116,23 @@ class WaitingPoll:
         if self._engine is not None:
             self._engine.drain(retry_ms)
 
+    def release(self) -> None:
+        """Hear that the node stops that carries the answer to the client: it asks again elsewhere."""
+        if self._engine is not None:
+            self._engine.release_poll()
+
+
+def max_post_bytes(max_payload: int, *, is_form: bool) -> int:
+    """Return how large the body of a POST may be."""
+    return max_payload * _FORM_FACTOR if is_form else max_payload
+
 
 def take_payload(asked: Asked, engine: Engine, transport: str) -> None:
     """Read a POST, and hand over its packets."""
     exchange = asked.exchange
     max_payload = engine.options.max_payload
     is_form = asked.script is not None
-    max_bytes = max_payload * _FORM_FACTOR if is_form else max_payload
+    max_bytes = max_post_bytes(max_payload, is_form=is_form)
     length = exchange.request.headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > max_bytes:
         _refuse_large(asked, max_payload)

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from everywire.codecs.sockjs import (
     EVENT_PRELUDE,
+    HEARTBEAT,
     XHR_PRELUDE,
     as_event,
     as_line,
@@ -172,6 +173,11 @@ class StreamReceiver:
         """Pass on that the server stops."""
         self._session.drain(retry_ms)
 
+    def release(self) -> None:
+        """Hear that the node stops that carries the answer to the client: it asks again elsewhere."""
+        self.finish()
+        self._session.detached(self)
+
 
 class PollReceiver:
     """A poll: answered with one frame, and the client asks again."""
@@ -258,3 +264,7 @@ class PollReceiver:
     def drain(self, retry_ms: int) -> None:
         """Pass on that the server stops."""
         self._session.drain(retry_ms)
+
+    def release(self) -> None:
+        """Hear that the node stops that carries the answer to the client: it asks again elsewhere."""
+        self.tell(HEARTBEAT)
