@@ -35,6 +35,8 @@ MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 """The suites send up to 16 MiB."""
 MAX_PAYLOAD: Final = 1_000_000
 """What clients of Engine.IO are told."""
+SOCKJS_CLIENT: Final = "https://cdn.jsdelivr.net/npm/sockjs-client@1.6.1/dist/sockjs.min.js"
+"""The suite wants a page for iframes, which names one; nothing loads it."""
 SERVICES: Final = (
     "/engine.io", "/socket.io", "/echo", "/close", "/disabled_websocket_echo", "/cookie_needed_echo",
 )  # fmt: skip
@@ -147,10 +149,11 @@ def make_wire(pings: Pings, limits: Limits) -> Everywire:
         on("connect")(greet)
         on("message")(answer)
         on("message-with-ack")(acknowledge)
-    wire.sockjs("/echo", response_bytes=4096)(echo_sockjs)
-    wire.sockjs("/disabled_websocket_echo", has_websocket=False)(echo_sockjs)
-    wire.sockjs("/cookie_needed_echo", needs_cookie=True)(echo_sockjs)
-    wire.sockjs("/close")(close_sockjs)
+    url = SOCKJS_CLIENT
+    wire.sockjs("/echo", response_bytes=4096, client_url=url)(echo_sockjs)
+    wire.sockjs("/disabled_websocket_echo", has_websocket=False, client_url=url)(echo_sockjs)
+    wire.sockjs("/cookie_needed_echo", needs_cookie=True, client_url=url)(echo_sockjs)
+    wire.sockjs("/close", client_url=url)(close_sockjs)
     return wire
 
 

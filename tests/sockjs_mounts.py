@@ -15,7 +15,7 @@ from tests.serving import Site, serving_wire
 __all__ = ["SUITE_OPTIONS", "SockJsWire", "close", "echo", "serving_sockjs"]
 
 SUITE_OPTIONS: Final[dict[str, SockJsOptions]] = {
-    "/echo": SockJsOptions(response_bytes=4096),
+    "/echo": SockJsOptions(response_bytes=4096, client_url="https://cdn.example/sockjs.min.js"),
     "/close": SockJsOptions(),
     "/disabled_websocket_echo": SockJsOptions(has_websocket=False),
     "/cookie_needed_echo": SockJsOptions(needs_cookie=True),

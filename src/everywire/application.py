@@ -110,6 +110,7 @@ class Everywire(Registrar, Reaching):
         socketio: what Socket.IO at ``/socket.io/`` is set to (`SocketSettings`, or a dictionary of what
             differs from its defaults); None serves none.
         sockjs: where SockJS carries the session protocol; empty is nowhere.
+        sockjs_client_url: where its page for iframes has the client from; empty is no such page.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class Everywire(Registrar, Reaching):
         webhooks: WebhookSettings | None = None,
         socketio: SocketSettings | Mapping[str, Any] | None = _SOCKETIO,
         sockjs: str = "/sockjs",
+        sockjs_client_url: str = "",
     ) -> None:
         self.limits = limits or Limits()
         self.rules = Rules(dev=dev, api_keys=api_keys, public=public, user_rules=user_rules)
@@ -158,7 +160,8 @@ class Everywire(Registrar, Reaching):
             version=__version__,
         )
         if sockjs:
-            assembly.sockjs_mounts.add(sockjs, accept_session, wants_identity=False)
+            options = SockJsOptions(client_url=sockjs_client_url)
+            assembly.sockjs_mounts.add(sockjs, accept_session, options, wants_identity=False)
         self.settings = assembly.settings
         self.broker = assembly.broker
         self.gate = assembly.gate

@@ -61,7 +61,7 @@ const listed = await pages(port);
 const foreign = await pages(0);
 await withBrowser(async (browser) => {
   const context = await browser.newContext();
-  // What iframes load by themselves from a public address.
+  // What iframes load by themselves.
   await context.route("**/sockjs*.js", async (route) =>
     route.fulfill({ contentType: "text/javascript", body: await readFile(LIBRARY, "utf8") }),
   );

@@ -35,12 +35,12 @@ class Services:
     def register(self) -> None:
         """Register the services."""
 
-        @self.site.wire.sockjs("/echo")
+        @self.site.wire.sockjs("/echo", client_url="/sockjs.js")
         async def echo(connection: Any) -> None:
             async for text in connection:
                 await connection.send(text)
 
-        @self.site.wire.sockjs("/talk")
+        @self.site.wire.sockjs("/talk", client_url="/sockjs.js")
         async def talk(connection: Any) -> None:
             names: list[str] = []
             try:

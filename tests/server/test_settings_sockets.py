@@ -69,11 +69,13 @@ async def test_the_server_is_as_it_was_set(tmp_path: Path) -> None:
         ping_interval_s = 7
         [sockjs]
         prefix = "/a/b"
+        client_url = "/own.js"
         """
     async with serving_wire("own", make_application(loaded(text, tmp_path)), ("", "")) as site:
         opened = (await site.http.get("/socket.io/?EIO=4&transport=polling")).text
         assert '"pingInterval":7000' in opened
         assert (await site.http.get("/a/b/info")).status_code == 200
+        assert '<script src="/own.js">' in (await site.http.get("/a/b/iframe.html")).text
         assert (await site.http.get("/sockjs/info")).status_code == 404
     text = "dev = true\n[socketio]\nenabled = false\n[sockjs]\nenabled = false"
     async with serving_wire("own", make_application(loaded(text, tmp_path)), ("", "")) as site:

@@ -124,6 +124,13 @@ async def test_the_page_for_iframes(site: Site) -> None:
     assert (await site.http.get("/echo/iframe.html", headers={"If-None-Match": '"x"'})).status_code == 200
 
 
+async def test_no_script_of_others_acts_in_our_name_unless_somebody_says_so(site: Site) -> None:
+    for mount in ("/sockjs", "/close"):
+        for name in ("iframe.html", "iframe-1.6.1.html"):
+            assert (await site.http.get(f"{mount}/{name}")).status_code == 404
+    assert "https://cdn.example/sockjs.min.js" in (await site.http.get("/echo/iframe.html")).text
+
+
 async def test_what_only_looks_like_the_page_for_iframes_is_not_there(site: Site) -> None:
     names = ("iframe.htm", "iframe", "IFRAME.HTML", "IFRAME", "iframe.HTML", "iframe.xml", "iframe-/.html")
     for name in (*names, "iframe-<script>.html", "iframe%20.html"):

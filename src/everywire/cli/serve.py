@@ -110,6 +110,7 @@ def make_application(settings: Settings) -> Everywire:
         is_loopback=settings.is_loopback,
         socketio=settings.socketio.settings(),
         sockjs=settings.sockjs.prefix if settings.sockjs.enabled else "",
+        sockjs_client_url=settings.sockjs.client_url,
     )
 
 

@@ -65,3 +65,5 @@ class SockJs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whether it is served."""
     prefix: Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9_.~-]+)+$")] = "/sockjs"
     """Below which path."""
+    client_url: str = ""
+    """Where the page for iframes has `sockjs-client` from, as `/sockjs.min.js`; none is no such page."""

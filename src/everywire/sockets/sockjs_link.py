@@ -57,8 +57,9 @@ class SockJsOptions:
     its answers, so no cookie counts there unless the browser says that the page is ours."""
     needs_cookie: bool = False
     """Whether a cookie ``JSESSIONID`` is set, for the sake of a load balancer that goes by it."""
-    client_url: str = "https://cdn.jsdelivr.net/npm/sockjs-client@1.6.1/dist/sockjs.min.js"
-    """Where the page for iframes has its client from; ``/…`` is this server."""
+    client_url: str = ""
+    """Where the page for iframes has its client from; ``/…`` is this server. Without it there is no such
+    page: it is of our origin, so whoever serves the script speaks for our users."""
 
 
 @dataclass(frozen=True, slots=True)

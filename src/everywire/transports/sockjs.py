@@ -129,7 +129,8 @@ class SockJs:
         self._accept = accept
         self._wants_identity = wants_identity
         self.table = SockJsTable(service.hub, service.limits, service.shared.quotas, self.options)
-        self._page = IframePage(self.options.client_url, service.gate.frame_ancestors)
+        client_url = self.options.client_url
+        self._page = IframePage(client_url, service.gate.frame_ancestors) if client_url else None
 
     def close(self) -> None:
         """End all sessions; before the hub is closed."""
@@ -143,8 +144,8 @@ class SockJs:
         """Answer one request."""
         request = exchange.request
         rest = request.path[len(self.prefix) :]
-        is_frame = _IFRAME.fullmatch(rest) is not None
-        admitted = self._service.gate.admit(request, is_page=rest in ("", "/"), is_frame=is_frame)
+        frame = self._page if _IFRAME.fullmatch(rest) else None
+        admitted = self._service.gate.admit(request, is_page=rest in ("", "/"), is_frame=frame is not None)
         if isinstance(admitted, Refusal):
             refuse(exchange, EverywireError(admitted.sentence, code=admitted.code))
             return
@@ -154,8 +155,8 @@ class SockJs:
                 self._serve_page(exchange, cors, partial(greet, exchange, cors))
             elif rest == "/info":
                 self._serve_page(exchange, cors, partial(inform, exchange, cors, self.options))
-            elif is_frame:
-                self._serve_page(exchange, cors, partial(self._page.serve, exchange, cors))
+            elif frame is not None:
+                self._serve_page(exchange, cors, partial(frame.serve, exchange, cors))
             elif rest == "/websocket":
                 self._serve_route(exchange, cors, admitted, _Place("", "websocket", _RAW))
             elif (found := _SESSION.fullmatch(rest)) is not None and found[2] in _ROUTES:

@@ -1,7 +1,8 @@
 """What SockJS's clients ask for beside sessions: greeting, information, the page for iframes, preflights.
 
 The page for iframes lets a page of another origin speak to this server as if it were ours, with our cookies.
-So the browser is told which pages may have it in a frame: ours, and those of listed origins.
+So the browser is told which pages may have it in a frame: ours, and those of listed origins. It loads a
+script that acts in our name, so there is a page only where the application says whose script that is.
 """
 
 from __future__ import annotations
