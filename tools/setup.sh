@@ -82,7 +82,8 @@ install_package() {
 # The real programs, each with the Debian package that brings it.
 check_programs() {
     local missing=() packages=() pair
-    for pair in curl:curl chromium:chromium openssl:openssl ss:iproute2 nginx:nginx; do
+    for pair in curl:curl chromium:chromium openssl:openssl ss:iproute2 nginx:nginx \
+        redis-server:redis-server redis-sentinel:redis-sentinel redis-cli:redis-tools; do
         have "${pair%%:*}" || { missing+=("${pair%%:*}"); packages+=("${pair##*:}"); }
     done
     [ ${#missing[@]} -gt 0 ] || return 0
