@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from everywire.access.drafts import make_draft
 from everywire.access.hooks import Hooks
 from everywire.access.identity import Action
-from everywire.access.publishing import make_draft
 from everywire.access.rules import Rules
 from everywire.access.tokens import Tokens
 from everywire.access.webhooks import Webhooks, WebhookSettings
@@ -92,7 +92,9 @@ class Everywire(Registrar, Reaching):
     allows it.
 
     Args:
-        broker: where the logs live; by default this process (`MemoryBroker`).
+        broker: where the logs live, as a broker or as its address such as ``redis://localhost``; by default
+            this process (`MemoryBroker`). See docs/workers.md.
+        node: this node's name among others of the same broker, where it has an address; random by default.
         dev: everybody may do everything.
         limits: bounds and deadlines, by default those of `Limits`.
         channels: settings by channel name pattern.
@@ -115,8 +117,9 @@ class Everywire(Registrar, Reaching):
 
     def __init__(
         self,
-        broker: Broker | None = None,
+        broker: Broker | str | None = None,
         *,
+        node: str | None = None,
         dev: bool = False,
         limits: Limits | None = None,
         channels: SettingsTable | None = None,
@@ -146,6 +149,7 @@ class Everywire(Registrar, Reaching):
         self._assembly = assembly = Assembly(
             broker,
             self.rules,
+            node=node,
             limits=self.limits,
             channels=channels,
             allowed_origins=allowed_origins,

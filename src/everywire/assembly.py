@@ -23,6 +23,7 @@ from everywire.api.operations import Operations
 from everywire.api.server_api import ServerApi
 from everywire.brokers.base import Broker, Health
 from everywire.brokers.memory import MemoryBroker
+from everywire.brokers.opening import open_broker
 from everywire.console.pages import Page, load_pages
 from everywire.core import codes
 from everywire.core.errors import EverywireError, RequestError, SettingsError
@@ -62,9 +63,10 @@ class Assembly:
 
     def __init__(
         self,
-        broker: Broker | None,
+        broker: Broker | str | None,
         rules: Rules,
         *,
+        node: str | None = None,
         limits: Limits | None = None,
         channels: SettingsTable | None = None,
         allowed_origins: Sequence[str] = (),
@@ -81,7 +83,10 @@ class Assembly:
         self.limits = limits or Limits()
         self.settings = channels or SettingsTable()
         self.budget = Budget(self.limits.log_budget_bytes)
-        self.broker = broker or MemoryBroker(self.limits, self.settings, budget=self.budget)
+        if broker is None or isinstance(broker, str):
+            url = broker or "memory:"
+            broker = open_broker(url, self.limits, self.settings, budget=self.budget, node=node)
+        self.broker = broker
         self.rules = rules
         self.gate = Gate(allowed_origins, allow_credentials, allowed_hosts, is_loopback)
         self.hooks = hooks or Hooks()
