@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from everywire.access.authority import Authority
+from everywire.access.drafts import make_draft
 from everywire.access.hooks import Caller, Hooks
 from everywire.access.identity import NOBODY, Action, Identity
-from everywire.access.publishing import Publishing, make_draft
+from everywire.access.publishing import Publishing
 from everywire.access.quotas import Quotas
 from everywire.access.rules import Rules
 from everywire.brokers.base import Appended, Broker

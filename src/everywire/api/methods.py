@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from msgspec import Raw, Struct
 
+from everywire.access.drafts import make_draft
 from everywire.access.hooks import SubscribeDecision
 from everywire.access.identity import Identity
-from everywire.access.publishing import make_draft
 from everywire.access.revocations import Revocations
 from everywire.api.cluster import Cluster
 from everywire.api.requests import (

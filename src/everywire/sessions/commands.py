@@ -14,9 +14,9 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from everywire.access.drafts import make_draft
 from everywire.access.hooks import IN_ORDER, Lane
 from everywire.access.identity import Action
-from everywire.access.publishing import make_draft
 from everywire.brokers.base import Appended
 from everywire.codecs.centrifuge.messages import (
     ClientInfo,

@@ -20,9 +20,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+from everywire.access.drafts import check_event, check_tags
 from everywire.access.hooks import SubscribeDecision
 from everywire.access.identity import Action
-from everywire.access.publishing import check_event, check_tags
 from everywire.brokers.base import Appended, Head
 from everywire.codecs.json_text import check_json
 from everywire.core import codes

@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Final, NamedTuple
 
+from everywire.access.drafts import MAX_TYPE_CHARACTERS, make_draft
 from everywire.access.identity import Identity
-from everywire.access.publishing import MAX_TYPE_CHARACTERS, make_draft
 from everywire.brokers.base import Appended
 from everywire.codecs.json_text import dump
 from everywire.core.errors import BadRequest, EverywireError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from everywire.access.publishing import check_event, check_tags
+from everywire.access.drafts import check_event, check_tags
 from everywire.core import codes
 from everywire.core.errors import BadChannelName, BadPosition, BadRequest, RequestError
 from everywire.core.limits import Limits

@@ -15,7 +15,7 @@ from functools import partial
 from math import inf
 from typing import Any, Final
 
-from everywire.access.publishing import make_draft
+from everywire.access.drafts import make_draft
 from everywire.access.quotas import Admission
 from everywire.brokers.base import Appended
 from everywire.codecs.json_text import check_json, dump, members
