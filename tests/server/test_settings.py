@@ -94,7 +94,7 @@ def test_channel_rows_become_the_table_of_the_core(toml) -> None:
     ("text", "where", "what"),
     [
         ("drain = 1", "drain", "did you mean drain_s?"),
-        ("frobnicate = 1", "frobnicate", "expected one of channels, dev, drain_s"),
+        ("frobnicate = 1", "frobnicate", "expected one of advertise, broker, channels"),
         ("[limits]\nmax_headers = 'many'", "limits.max_headers", "expected an integer, got text"),
         ("[limits]\nmax_headers = 0", "limits.max_headers", "expected a number above 0"),
         ("[limits]\nhead_timeout_s = inf", "limits.head_timeout_s", "expected a number above 0"),
@@ -120,6 +120,9 @@ def test_channel_rows_become_the_table_of_the_core(toml) -> None:
             "origins.allowed_origins[0]",
             "by name",
         ),
+        ("workers = 0", "workers", "expected an integer >= 1"),
+        ("workers = 2\nbroker = 'memory:'", "broker", "that several workers can share"),
+        ("advertise = 'node-1'", "advertise", "HOST:PORT"),
         ("trusted_proxies = ['nearby']", "trusted_proxies[0]", "10.0.0.0/8"),
         ("[websocket]\nwindow_bits = 8", "websocket.window_bits", "expected an integer >= 9"),
         ("[log]\nlevel = 'loud'", "log.level", "expected one of debug, info, warning, error"),
@@ -130,6 +133,12 @@ def test_a_wrong_value_in_the_file_is_named(toml, text: str, where: str, what: s
     sentence = refused(config)
     assert sentence.startswith(f"{config}: {where}: "), sentence
     assert what in sentence
+
+
+def test_a_broker_is_never_shown() -> None:
+    settings = load_settings(environ={"EVERYWIRE_BROKER": "redis://:sesame@h/0", "EVERYWIRE_WORKERS": "4"})
+    assert (settings.broker, settings.workers) == ("redis://:sesame@h/0", 4)
+    assert "sesame" not in repr(settings)
 
 
 def test_a_wrong_variable_is_named() -> None:

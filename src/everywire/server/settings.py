@@ -267,6 +267,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of a server, each with its default."""
 
     listen: tuple[Listen, ...] = (Listen(),)
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    """Processes that serve; more than one need a broker that they share. See docs/workers.md."""
+    broker: str = ""
+    """Address of the broker: `memory:`, `sqlite:///DIRECTORY`, `redis://HOST:PORT/DB`, `nats://HOST:PORT`.
+    Without one, `memory:` for one worker, and sqlite in the state directory for more."""
+    state_dir: str = ""
+    """Directory for what the workers of this machine share, theirs alone; by default ``everywire`` in
+    ``$XDG_RUNTIME_DIR``, or ``everywire-UID`` in the directory for temporary files."""
+    advertise: str = ""
+    """`HOST:PORT` at which other machines' nodes reach this one's private side; see docs/workers.md."""
     limits: Limits = Limits()
     channels: tuple[ChannelRow, ...] = ()
     """The first row whose pattern fits a channel's name counts."""
@@ -312,6 +322,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             log_level=self.log.level.value,
         )
 
+    def __repr__(self) -> str:  # a broker's address may hold a password
+        return f"Settings(listen={self.listen}, workers={self.workers}, dev={self.dev})"
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach any of the listeners."""
@@ -330,6 +343,11 @@ class Mistake(Exception):
 def check(settings: Settings) -> None:
     """Check what types cannot say; raise `Mistake` at the first value that cannot be."""
     _check_listen(settings)
+    if settings.workers > 1 and settings.broker.lower().startswith("memory:"):
+        raise Mistake(
+            ("broker",), "expected a broker that several workers can share; memory: is one process's own"
+        )
+    _check_advertise(settings)
     if not math.isfinite(settings.drain_s):
         raise Mistake(("drain_s",), "expected a number of seconds")
     _check_numbers(("limits",), settings.limits)
@@ -371,6 +389,17 @@ def _check_listen(settings: Settings) -> None:
                 f"expected a loopback address such as 127.0.0.1 or ::1, because dev lets anyone in; "
                 f"{listen.host!r} is not one",
             )
+
+
+def _check_advertise(settings: Settings) -> None:
+    if settings.advertise:
+        try:
+            place = urlsplit(f"//{settings.advertise}")
+            is_place = bool(place.hostname) and place.port is not None and place.netloc == settings.advertise
+        except ValueError:
+            is_place = False
+        if not is_place:
+            raise Mistake(("advertise",), "expected HOST:PORT; port 0 takes any free one")
 
 
 def _check_numbers(path: tuple[str | int, ...], values: object) -> None:
