@@ -23,7 +23,8 @@ START_S = 15.0
 
 def program(name: str, package: str) -> str:
     """Return the path of a real program."""
-    found = shutil.which(name)
+    # Debian keeps some servers where only root looks for programs.
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if found is None:
         sentence = f"{name} is not installed (Debian: apt-get install {package})"
         if os.environ.get("CI"):
@@ -152,3 +153,22 @@ def redis_command(port: int, *arguments: str) -> str:
         check=True,
     )
     return done.stdout.strip()
+
+
+# -- NATS -------------------------------------------------------------------------
+
+
+def nats_engine(directory: Path, *options: str, port: int = 0) -> Engine:
+    """Return a NATS server with JetStream, not yet started; what it stores is in the directory."""
+    port = port or free_port()
+    server = program("nats-server", "nats-server")
+    own = ["--addr", "127.0.0.1", "--port", str(port), "--jetstream", "--store_dir", str(directory)]
+    return Engine([server, *own, *options], directory, port)
+
+
+@contextmanager
+def nats_server(directory: Path, *options: str) -> Iterator[Engine]:
+    """Run a NATS server with JetStream."""
+    engine = nats_engine(directory, *options)
+    with running(engine):
+        yield engine

@@ -16,7 +16,7 @@ from zlib import crc32
 
 from everywire.core.errors import SettingsError
 
-__all__ = ["NatsAddress", "Names", "token"]
+__all__ = ["Names", "NatsAddress", "token"]
 
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _OPTIONS: Final = frozenset({"prefix", "replicas", "shards", "tls", "creds"})
