@@ -186,12 +186,19 @@ class Limits:
     """A node of which nothing was heard for so long is gone."""
     node_answer_timeout_s: float = 2.0
     """For another node to answer."""
+    relay_connect_timeout_s: float = 2.0
+    """For a connection to another node's private address; then the node counts as gone."""
+    relay_silence_s: float = 90.0
+    """How long another node may say nothing to a request that was forwarded to it; longer than the pings and
+    heartbeats of Engine.IO and SockJS are apart."""
     canary_interval_s: float = 2.0
     """Between two messages that a node sends to itself through the broker's engine."""
     canary_timeout_s: float = 3.0
     """For such a message to come back; then the node is not ready, and makes its link anew."""
     broker_timeout_s: float = 5.0
     """For an answer of the broker's engine; then the publisher gets an error."""
+    store_budget_bytes: int = 1024 * 1024 * 1024
+    """All logs in SQLite's file together; the least recently used are trimmed first."""
 
     # -- the server API --------------------------------------------------------------
     max_api_commands: int = 1_000
