@@ -46,6 +46,7 @@ INWARD: Mapping[str, frozenset[str]] = {
          "."}
     ),
     "handlers": frozenset({"core", "codecs", "brokers", "hub", "access", "sessions", "sockets"}),
+    "publishing": frozenset({"core", "codecs", "brokers", "access", "client", "handlers"}),
     "assembly": frozenset(
         {"core", "codecs", "brokers", "hub", "access", "sessions", "sockets", "transports", "server", "asgi",
          "api",
@@ -54,14 +55,14 @@ INWARD: Mapping[str, frozenset[str]] = {
     "application": frozenset(
         {"core", "codecs", "brokers", "hub", "access", "sessions", "sockets", "transports", "server", "asgi",
          "api",
-         "console", "handlers", "assembly"}
+         "console", "handlers", "assembly", "publishing"}
     ),
     "cli": frozenset(
         {"core", "codecs", "brokers", "hub", "access", "sessions", "sockets", "transports", "server", "asgi",
          "api",
-         "console", "client", "lab", "handlers", "assembly", "application", "."}
+         "console", "client", "lab", "handlers", "publishing", "assembly", "application", "."}
     ),
-    "__init__": frozenset({"access", "application", "core", "handlers", "sockets"}),
+    "__init__": frozenset({"access", "application", "core", "handlers", "publishing", "sockets"}),
     "__main__": frozenset({"cli"}),
 }  # fmt: skip
 

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from everywire.access.identity import AuthRequest as AuthRequest
     from everywire.access.identity import Identity as Identity
     from everywire.application import Everywire as Everywire
-    from everywire.application import Published as Published
-    from everywire.application import publish as publish
     from everywire.core.errors import EverywireError as EverywireError
     from everywire.handlers.refused import Refused as Refused
     from everywire.handlers.run import Run as Run
     from everywire.handlers.runs import Produced as Produced
     from everywire.handlers.session import Session as Session
     from everywire.handlers.socketio_session import SocketSession as SocketSession
+    from everywire.publishing.order import Published as Published
+    from everywire.publishing.process import configure as configure
+    from everywire.publishing.process import publish as publish
     from everywire.sockets.handling import ConnectionRefused as ConnectionRefused
     from everywire.sockets.settings import SocketSettings as SocketSettings
 
@@ -37,14 +38,15 @@ _HOMES = {
     "EverywireError": "core.errors",
     "Identity": "access.identity",
     "Produced": "handlers.runs",
-    "Published": "application",
+    "Published": "publishing.order",
     "Refused": "handlers.refused",
     "Run": "handlers.run",
     "Session": "handlers.session",
     "SocketSession": "handlers.socketio_session",
     "SocketSettings": "sockets.settings",
     "SubscribeDecision": "access.hooks",
-    "publish": "application",
+    "configure": "publishing.process",
+    "publish": "publishing.process",
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "SocketSettings",
     "SubscribeDecision",
     "__version__",
+    "configure",
     "publish",
 ]
 

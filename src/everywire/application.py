@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import fields
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from everywire.access.drafts import make_draft
 from everywire.access.hooks import Hooks
 from everywire.access.identity import Action
 from everywire.access.rules import Rules
@@ -28,13 +27,11 @@ from everywire.brokers.base import Appended, Broker
 from everywire.core import codes
 from everywire.core.errors import EverywireError, SettingsError
 from everywire.core.limits import Limits
-from everywire.core.names import check_name
-from everywire.core.position import Place, encode_position
+from everywire.core.publication import Draft
 from everywire.core.settings import SettingsTable
 from everywire.core.version import __version__
 from everywire.handlers.engineio import EngineHandler
-from everywire.handlers.outside import Outside, Receipt
-from everywire.handlers.payloads import encode
+from everywire.handlers.outside import Outside, Receipt, failed
 from everywire.handlers.producers import Producers
 from everywire.handlers.reaching import Reaching
 from everywire.handlers.registrar import Registrar
@@ -42,46 +39,19 @@ from everywire.handlers.socketio import SocketIO
 from everywire.handlers.sockjs import SockJsHandler
 from everywire.hub.called import called
 from everywire.hub.hub import Hub
+from everywire.publishing import process
+from everywire.publishing.order import BINARY_TYPE, Published, draft_of, published_at
 from everywire.sessions.shared import Shared
 from everywire.sockets.engine_options import EngineOptions
 from everywire.sockets.settings import SocketSettings
 from everywire.sockets.sockjs_carrier import accept_session
 from everywire.sockets.sockjs_link import SockJsOptions
-from everywire.transports.target import check_event, check_tags
 
-__all__ = ["Everywire", "Published", "publish"]
+__all__ = ["Everywire"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-BINARY_TYPE: Final = "application/octet-stream"
 _SOCKETIO: Final = SocketSettings()
-
-
-class Published(NamedTuple):
-    """Where a publication came to stand."""
-
-    offset: int
-    epoch: str
-    position: str
-    replayed: bool
-
-
-_running: Final[list[Everywire]] = []
-"""The servers that run in this process, newest last."""
-
-
-def publish(channel: str, data: Any, **more: Any) -> Receipt[Published]:
-    """Publish from anywhere in a process in which a server runs: a coroutine, a thread, another event loop.
-
-    Takes what `Everywire.publish` takes. In a coroutine the result may be awaited or not; publications keep
-    the order of the calls. In a thread without an event loop it returns when the publication stands, or
-    raises; what it returns has it as ``result()``. With several servers it is the one that started last.
-
-    Raises an error with code 108 when no server runs in this process.
-    """
-    if not _running:
-        raise EverywireError("no server runs in this process", code=codes.NOT_AVAILABLE)
-    return _running[-1].publish_outside(channel, data, **more)
 
 
 class Everywire(Registrar, Reaching):
@@ -113,6 +83,9 @@ class Everywire(Registrar, Reaching):
             differs from its defaults); None serves none.
         sockjs: where SockJS carries the session protocol; empty is nowhere.
         sockjs_client_url: where its page for iframes has the client from; empty is no such page.
+        state_dir: the directory for what the processes of this machine share; see docs/workers.md.
+        advertise: ``HOST:PORT`` at which nodes on other machines reach this one; see docs/workers.md.
+        log_fd: where requests are logged that other nodes forward to this one; None logs none.
     """
 
     def __init__(
@@ -137,12 +110,14 @@ class Everywire(Registrar, Reaching):
         socketio: SocketSettings | Mapping[str, Any] | None = _SOCKETIO,
         sockjs: str = "/sockjs",
         sockjs_client_url: str = "",
+        state_dir: str = "",
+        advertise: str = "",
+        log_fd: int | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.rules = Rules(dev=dev, api_keys=api_keys, public=public, user_rules=user_rules)
-        self._application_hooks = Webhooks(
-            webhooks or WebhookSettings(), self.rules, knows_tokens=tokens is not None
-        )
+        asked = webhooks or WebhookSettings()
+        self._application_hooks = Webhooks(asked, self.rules, knows_tokens=tokens is not None)
         super().__init__(self.limits, hooks, self._application_hooks.hooks)
         self.socketio: Final = SocketIO(self.limits, self._answering.threads)
         """Functions for events of Socket.IO clients, and the way to them."""
@@ -162,19 +137,27 @@ class Everywire(Registrar, Reaching):
             socketio=_socket_settings(socketio),
             handling=self.socketio.functions,
             version=__version__,
+            state_dir=state_dir,
+            advertise=advertise,
+            log_fd=log_fd,
         )
-        if sockjs:
-            options = SockJsOptions(client_url=sockjs_client_url)
-            assembly.sockjs_mounts.add(sockjs, accept_session, options, wants_identity=False)
+        self._complete(sockjs, sockjs_client_url)
         self.settings = assembly.settings
         self.broker = assembly.broker
         self.gate = assembly.gate
         self.operations = assembly.operations
-        self.operations.figures.add(lambda: webhook_figures(self._application_hooks))
-        self.operations.figures.add(partial(_run_figures, self.producers))
         self.handle: Final = assembly.handle
         self.asgi = AsgiApplication(self.handle, self, self.limits)
         self._outside: Outside | None = None
+
+    def _complete(self, sockjs: str, sockjs_client_url: str) -> None:
+        """Add what is served and counted besides."""
+        if sockjs:
+            options = SockJsOptions(client_url=sockjs_client_url)
+            self._assembly.sockjs_mounts.add(sockjs, accept_session, options, wants_identity=False)
+        figures = self._assembly.operations.figures
+        figures.add(lambda: webhook_figures(self._application_hooks))
+        figures.add(partial(_run_figures, self.producers))
 
     # -- life -----------------------------------------------------------------
 
@@ -198,12 +181,12 @@ class Everywire(Registrar, Reaching):
         self._outside = Outside(asyncio.get_running_loop())
         if self._assembly.has_sockets:
             self.socketio.start(self._assembly.sockets, self._outside)
-        _running.append(self)
+        process.attach(self)
 
     async def close(self) -> None:
         """Stop."""
         if self._outside is not None:
-            _running.remove(self)
+            process.detach(self)
             await self._outside.close()
             self._outside = None
         await self._close_handlers()
@@ -294,27 +277,25 @@ class Everywire(Registrar, Reaching):
 
         Raises `BadRequest`, `TooLarge`, `KeyReused` or `BrokerError`.
         """
-        check_name(channel)
-        limits = self.limits
-        is_binary = isinstance(data, bytes | bytearray | memoryview)
-        draft = make_draft(
-            channel,
-            bytes(data) if is_binary else encode(data),
-            limits,
-            content_type=content_type if is_binary else "",
-            event=None if event is None else check_event(event, limits),
-            tags=None if tags is None else check_tags(dict(tags), limits),
-            key=None if key is None else f"\0{key}",
+        draft = draft_of(
+            self.limits, channel, data, event=event, tags=tags, content_type=content_type, key=key
         )
+        return await self._append(draft)
+
+    async def _append(self, draft: Draft) -> Published:
         appended: Appended = await called(partial(self.hub.publish, draft))
-        position = encode_position([(channel, Place(appended.epoch, appended.offset))])
-        return Published(appended.offset, appended.epoch, position, appended.replayed)
+        return published_at(draft.channel, appended)
 
     def publish_outside(self, channel: str, data: Any, **more: Any) -> Receipt[Published]:
         """Publish from anywhere: see `everywire.publish`."""
         if self._outside is None:
             raise EverywireError("this server is not running", code=codes.NOT_AVAILABLE)
-        return self._outside.begin(partial(self.publish, channel, data, **more))
+        try:
+            # Made now: what is published is the data as it was when it was given.
+            draft = draft_of(self.limits, channel, data, **more)
+        except EverywireError as error:
+            return failed(error)
+        return self._outside.begin(partial(self._append, draft))
 
 
 def _socket_settings(given: SocketSettings | Mapping[str, Any] | None) -> SocketSettings | None:

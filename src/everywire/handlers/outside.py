@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, TypeVar
 from everywire.core import codes
 from everywire.core.errors import EverywireError
 
-__all__ = ["Outside", "Receipt"]
+__all__ = ["Outside", "Receipt", "failed", "in_event_loop", "wait_for"]
 
 _log = logging.getLogger("everywire.handlers")
 
@@ -30,7 +30,7 @@ class Receipt(Generic[T]):
 
     __slots__ = ("_future", "_is_asked", "_loop")
 
-    def __init__(self, future: Future[T], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, future: Future[T], loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._future = future
         self._loop = loop
         self._is_asked = False
@@ -41,7 +41,7 @@ class Receipt(Generic[T]):
         RuntimeError in the event loop that does the work, while it is not done: await it there.
         """
         self._is_asked = True
-        if not self._future.done() and _running_loop() is self._loop:
+        if self._loop is not None and not self._future.done() and _running_loop() is self._loop:
             raise RuntimeError("the event loop cannot wait for itself: await this")
         return self._future.result(timeout_s)
 
@@ -52,6 +52,16 @@ class Receipt(Generic[T]):
     def __del__(self) -> None:
         if not self._is_asked:
             self._future.add_done_callback(_tell_error)
+
+
+def failed(error: EverywireError) -> Receipt[Any]:
+    """Return the receipt of something that failed before it was begun; in a thread without an event loop
+    raise the error at once."""
+    if not in_event_loop():
+        raise error
+    future = _begun()
+    future.set_exception(error)
+    return Receipt(future)
 
 
 class Outside:
@@ -78,7 +88,7 @@ class Outside:
         except RuntimeError:
             raise EverywireError("this server was stopped", code=codes.NOT_AVAILABLE) from None
         if running is None:
-            receipt.result(timeout_s)
+            wait_for(receipt, timeout_s)
         return receipt
 
     def at_once(self, act: Callable[[Callable[[T | EverywireError], None]], object]) -> Receipt[T]:
@@ -144,6 +154,21 @@ def _tell_error(future: Future[Any]) -> None:
     error = future.exception()
     if error is not None:
         _log.error("what was begun and not waited for failed: %s", error)
+
+
+def wait_for(receipt: Receipt[Any], timeout_s: float | None) -> None:
+    """Wait in a thread until something is done; raise its error, or one with code 124 when it is late."""
+    try:
+        receipt.result(timeout_s)
+    except TimeoutError:
+        raise EverywireError(
+            f"this was not done within {timeout_s:g} s; it may still be done", code=codes.BUSY
+        ) from None
+
+
+def in_event_loop() -> bool:
+    """Say whether an event loop runs in this thread, which must not wait then."""
+    return _running_loop() is not None
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -29,8 +29,10 @@ from everywire.server.settings import Mistake, Settings, check
 __all__ = ["ENVIRONMENT_PREFIX", "Flag", "load_settings"]
 
 ENVIRONMENT_PREFIX: Final = "EVERYWIRE_"
-IGNORED_VARIABLES: Final = frozenset({"EVERYWIRE_API_KEY", "EVERYWIRE_SUITES", "EVERYWIRE_PYTHON27"})
-"""Variables of the client commands and of the project's own tools, which are no settings."""
+IGNORED_VARIABLES: Final = frozenset(
+    {"EVERYWIRE_API_KEY", "EVERYWIRE_PYTHON27", "EVERYWIRE_SUITES", "EVERYWIRE_URL"}
+)
+"""Variables of clients and publishers, and of the project's own tools, which are no settings."""
 
 MAX_LIST_ITEMS: Final = 1_000
 """Bound on an index in a variable's name."""

@@ -1,0 +1,1 @@
+"""Publishing: `everywire.publish` from any process, through the server in it or by an address."""
