@@ -6,7 +6,9 @@ The only place that knows all parts. `everywire.application.Everywire` is its pu
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from everywire.access.authority import Authority
@@ -24,6 +26,7 @@ from everywire.api.server_api import ServerApi
 from everywire.brokers.base import Broker, Health
 from everywire.brokers.memory import MemoryBroker
 from everywire.brokers.opening import open_broker
+from everywire.brokers.state import state_dir
 from everywire.console.pages import Page, load_pages
 from everywire.core import codes
 from everywire.core.errors import EverywireError, RequestError, SettingsError
@@ -31,6 +34,7 @@ from everywire.core.limits import Limits
 from everywire.core.log import Budget
 from everywire.core.settings import SettingsTable
 from everywire.hub.hub import Hub
+from everywire.server.relaying import Relaying
 from everywire.sessions.presence import Presence
 from everywire.sessions.registry import Registry
 from everywire.sessions.shared import Shared
@@ -44,6 +48,7 @@ from everywire.transports.engineio_mounts import EngineMounts
 from everywire.transports.exchange import Exchange
 from everywire.transports.gate import Cors, Gate, Refusal
 from everywire.transports.plain import Plain
+from everywire.transports.relay import NOWHERE
 from everywire.transports.service import Service, WholeAnswer, refuse
 from everywire.transports.sockjs_mounts import SockJsMounts
 from everywire.transports.target import PREFIX
@@ -56,6 +61,8 @@ _EMULATION: Final = "/emulation"
 _TICKET: Final = "/ticket"
 _API: Final = "/api/"
 _SOCKETIO: Final = "/socket.io"
+_RELAY_DIR: Final = "relay"
+_log = logging.getLogger("everywire")
 
 
 class Assembly:
@@ -79,6 +86,9 @@ class Assembly:
         socketio: SocketSettings | None = None,
         handling: Handling | None = None,
         version: str = "",
+        state_dir: str = "",
+        advertise: str = "",
+        log_fd: int | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.settings = channels or SettingsTable()
@@ -108,6 +118,8 @@ class Assembly:
         if socketio is not None:
             self.engine_mounts.add(_SOCKETIO, self._accept_sockets, _options_of(socketio))
         self._shared: Shared | None = None
+        self._relaying = Relaying(self.handle, advertise, log_fd)
+        self._state_dir = state_dir
 
     @property
     def shared(self) -> Shared:
@@ -155,16 +167,30 @@ class Assembly:
         self._api = ServerApi(shared, gate=self.gate)
         await hub.start()
         await shared.passes.agree(self.broker.store)
+        relay = NOWHERE if self._is_alone else await self._relaying.start(shared, self._relay_dir())
         await shared.registry.start()
         await shared.presence.start()
-        self.engine_mounts.start(service)
-        self.sockjs_mounts.start(service)
+        self.engine_mounts.start(service, relay)
+        self.sockjs_mounts.start(service, relay)
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether the store is this process's alone, so that there are no other nodes."""
+        return isinstance(self.broker, MemoryBroker)
+
+    def _relay_dir(self) -> Path | None:
+        try:
+            return state_dir(self._state_dir, name=_RELAY_DIR)
+        except SettingsError as error:
+            if self._state_dir:
+                raise
+            # With a broker elsewhere a server may do without one, as in a container that is read-only.
+            _log.warning("other workers of this machine cannot reach this one: %s", error)
+            return None
 
     def _share(self, hub: Hub) -> Shared:
         """Make what sessions and transports share."""
-        # A memory broker is this process's alone: what others revoked need not be looked for.
-        is_alone = isinstance(self.broker, MemoryBroker)
-        revocations = Revocations(self.broker, self.limits, is_alone=is_alone)
+        revocations = Revocations(self.broker, self.limits, is_alone=self._is_alone)
         hub.on_broadcast(REVOCATIONS, revocations.heard)
         authority = Authority(
             self.rules,
@@ -197,6 +223,7 @@ class Assembly:
             return
         self.engine_mounts.close()
         self.sockjs_mounts.close()
+        await self._relaying.close(self.limits.close_timeout_s)
         sockets, self._sockets = self._sockets, None
         if sockets is not None:
             await sockets.close(self.limits.close_timeout_s)

@@ -27,6 +27,7 @@ _DRAIN_SLICE: Final = 50
 """Connections that are told to leave before the event loop has its turn."""
 _POLL_S: Final = 0.02
 _CUT_S: Final = 1.0
+_ACCEPTING_TURNS: Final = 3
 
 
 class Server:
@@ -82,16 +83,7 @@ class Server:
     async def start(self) -> None:
         """Listen on all addresses, or on none; raise `SettingsError` that says why not."""
         loop = asyncio.get_running_loop()
-        bound: list[tuple[Address, socket.socket]] = []
-        try:
-            for address in self._options.listen:
-                if address.tls_cert:
-                    self._certificate(address)
-                bound += [(address, sock) for sock in bind(address, self._options.limits)]
-        except SettingsError:
-            for _, sock in bound:
-                sock.close()
-            raise
+        bound = self._bind()
         host = self._host = Host(self._handler, self._options, loop)
         host.start()
         for address, sock in bound:
@@ -104,18 +96,39 @@ class Server:
         )
         host.log.flush()
 
+    def _bind(self) -> list[tuple[Address, socket.socket]]:
+        options = self._options
+        bound: list[tuple[Address, socket.socket]] = []
+        try:
+            for address in options.listen:
+                if address.tls_cert:
+                    self._certificate(address)
+                if not options.inherited:
+                    bound += [(address, sock) for sock in bind(address, options.limits)]
+            for place, fd in options.inherited:
+                bound.append((options.listen[place], socket.socket(fileno=fd)))
+        except SettingsError:
+            for _, sock in bound:
+                sock.close()
+            raise
+        return bound
+
     def _certificate(self, address: Address) -> Certificate:
         key = (address.tls_cert, address.tls_key)
         if key not in self._certificates:
             self._certificates[key] = Certificate(*key)
         return self._certificates[key]
 
+    def _connection_type(self, is_tls: bool) -> type[HttpConnection]:
+        """Return what connections are made of."""
+        return TlsConnection if is_tls else HttpConnection
+
     async def _listen(self, host: Host, address: Address, sock: socket.socket) -> None:
         loop = host.loop
         is_unix = bool(address.unix)
         is_tls = bool(address.tls_cert)
         listener = Listener(host, is_tls=is_tls)
-        made: type[HttpConnection] = TlsConnection if is_tls else HttpConnection
+        made = self._connection_type(is_tls)
         tls: dict[str, Any] = {}
         if is_tls:
             tls = {
@@ -126,9 +139,9 @@ class Server:
         create: Callable[..., Any] = loop.create_unix_server if is_unix else loop.create_server
         server = await create(lambda: made(listener), sock=sock, backlog=self._options.backlog, **tls)
         self._servers.append(server)
-        if is_unix:
+        if is_unix and not self._options.inherited:
             self._unix.append((address.unix, os.stat(address.unix).st_ino))
-        else:
+        elif not is_unix:
             name, port = sock.getsockname()[:2]
             address = replace(address, host=name, port=port)
         self.addresses.append(address.url)
@@ -160,6 +173,18 @@ class Server:
             remove_unix_socket(path, inode)
         self._unix = []
 
+    async def _stop_accepting(self, host: Host) -> None:
+        """Let connections that were accepted become known, before the servers are closed.
+
+        asyncio's own loop accepts in one turn and hands over in a later one, and what it then finds closed
+        it drops, unanswered. A replacement goes on accepting from the same socket.
+        """
+        for server in self._servers:
+            for sock in server.sockets:
+                host.loop.remove_reader(sock.fileno())
+        for _ in range(_ACCEPTING_TURNS):
+            await asyncio.sleep(0)
+
     async def drain(self, drain_s: float | None = None) -> bool:
         """Leave in good order: tell everybody, finish what is in progress; return whether all had left.
 
@@ -172,6 +197,7 @@ class Server:
         if drain_s is None:
             drain_s = self._options.drain_s
         end_s = host.loop.time() + drain_s
+        await self._stop_accepting(host)
         host.is_draining = True
         self.stop_listening()
         host.log.info("drain", connections=len(host.connections))
@@ -208,6 +234,6 @@ class Server:
     async def _wait_until_left(self, end_s: float) -> None:
         host = self._running
         for _ in range(1 + int(max(0.0, end_s - host.loop.time()) / _POLL_S)):
-            if not host.connections or host.loop.time() >= end_s:
+            if not (host.connections or host.handshaking) or host.loop.time() >= end_s:
                 break
             await asyncio.sleep(_POLL_S)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from everywire.access.identity import NOBODY, Identity
@@ -28,18 +29,24 @@ __all__ = ["SockJsTable"]
 _SID_BYTES: Final = 16
 
 
+def _forget_nothing(session_id: str) -> None:
+    """Do nothing: nobody else knows of the id."""
+
+
 class SockJsTable:
     """All sessions over HTTP of one mount; bounded by `Limits.max_sockjs_sessions` and by the quotas."""
 
     __slots__ = (
         "_by_mark",
         "_by_owner",
+        "_ids",
         "_of_address",
         "_quotas",
         "disconnect_delay_s",
         "heartbeat_s",
         "hub",
         "limits",
+        "on_left",
         "opened",
         "response_bytes",
     )
@@ -54,11 +61,18 @@ class SockJsTable:
         self._by_owner: dict[tuple[str, str], SockJsSession] = {}
         self._by_mark: dict[tuple[str, bytes], SockJsSession] = {}
         self._of_address: Counter[str] = Counter()
+        self._ids: Counter[str] = Counter()
+        self.on_left: Callable[[str], None] = _forget_nothing
+        """Called with an id when its last session is found no longer."""
         self.opened = 0
         """How many there were."""
 
     def __len__(self) -> int:
         return len(self._by_owner)
+
+    def has(self, session_id: str) -> bool:
+        """Whether there is a session of an id, whoever's."""
+        return session_id in self._ids
 
     def find(self, session_id: str, mark: bytes) -> SockJsSession | None:
         """Return the session of an id whose client showed the same credential before."""
@@ -99,17 +113,23 @@ class SockJsTable:
         self._by_owner[session.key] = session
         self._by_mark[opening.session_id, opening.mark] = session
         self._of_address[address] += 1
+        self._ids[opening.session_id] += 1
         self.opened += 1
         return session
 
     def forget(self, session: SockJsSession) -> None:
         """Find a session no longer."""
+        session_id = session.key[0]
         if self._by_owner.pop(session.key, None) is not None:
             address = counted(session.peer)
             self._of_address[address] -= 1
             if not self._of_address[address]:
                 del self._of_address[address]
-        self._by_mark.pop((session.key[0], session.mark), None)
+            self._ids[session_id] -= 1
+            if not self._ids[session_id]:
+                del self._ids[session_id]
+                self.on_left(session_id)
+        self._by_mark.pop((session_id, session.mark), None)
 
     def close(self) -> None:
         """End all sessions."""

@@ -75,7 +75,9 @@ class Seal:
         """Return what a node wrote for the node that is called ``own``; None when it is none, or no longer
         good."""
         text, dot, code = field.partition(b".")
-        if not dot or len(text) > _MAX_BYTES or not hmac.compare_digest(code, self._code(text, method, target)):
+        if not dot or len(text) > _MAX_BYTES:
+            return None
+        if not hmac.compare_digest(code, self._code(text, method, target)):
             return None
         try:
             letter = _decoder.decode(binascii.a2b_base64(text))

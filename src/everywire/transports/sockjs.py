@@ -9,8 +9,8 @@ Every request passes the gate before anything else. A wrong method is 405, an ad
 messages for a session that there is not 404, what is no array of strings 500, as the protocol has it. What a
 request says is never part of an answer, except the name of a callback, which may be a name only.
 
-``<server>`` is for load balancers and means nothing here. A session lives on the node of its first request:
-behind several workers, balance by that part, or by the cookie (`SockJsOptions.needs_cookie`).
+``<server>`` is for load balancers and means nothing here. A session lives on the node of its first request;
+requests that come to another node are forwarded there (`everywire.transports.sockjs_forwarding`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ from everywire.sockets.sockjs_link import Accept, Opening, SockJsOptions
 from everywire.sockets.sockjs_table import SockJsTable
 from everywire.transports.exchange import Exchange
 from everywire.transports.gate import Cors, Refusal
+from everywire.transports.relay import NOWHERE, Relay
 from everywire.transports.service import NOSNIFF, Service, WholeAnswer, refuse
+from everywire.transports.sockjs_forwarding import SockJsForwarding, Wanted
 from everywire.transports.sockjs_pages import (
     NOT_CACHED,
     PLAIN_TEXT,
@@ -77,6 +79,8 @@ class _Route(NamedTuple):
     is_readable: bool = False
     """Whether any page can read the answer: scripts and frames know no origins."""
     is_socket: bool = False
+    opens: bool = False
+    """Whether a session begins here that there was not."""
 
 
 class _Place(NamedTuple):
@@ -112,6 +116,7 @@ class SockJs:
         options: what differs from the limits.
         wants_identity: whether ``accept`` wants to know whom a request proved (`SockJsLink.identity`), and
             tickets are used up for that. Otherwise it finds out for itself, as a session does.
+        relay: the way to the sessions of other nodes.
     """
 
     def __init__(
@@ -122,6 +127,7 @@ class SockJs:
         options: SockJsOptions | None = None,
         *,
         wants_identity: bool = True,
+        relay: Relay = NOWHERE,
     ) -> None:
         self.prefix = prefix
         self.options = options or SockJsOptions()
@@ -130,6 +136,7 @@ class SockJs:
         self._wants_identity = wants_identity
         self.table = SockJsTable(service.hub, service.limits, service.shared.quotas, self.options)
         client_url = self.options.client_url
+        self._forwarding = SockJsForwarding(service, prefix, self.table, relay)
         self._page = IframePage(client_url, service.gate.frame_ancestors) if client_url else None
 
     def close(self) -> None:
@@ -181,6 +188,7 @@ class SockJs:
     def _serve_route(self, exchange: Exchange, cors: Cors, admitted: Cors, place: _Place) -> None:
         request = exchange.request
         session_id, name, route = place
+        path = request.path
         request.path = f"{self.prefix}/-/-/{name}"  # an id is as good as a secret: the log has this instead
         methods = f"OPTIONS, {route.method}"
         if route.is_socket and not self.options.has_websocket:
@@ -208,7 +216,11 @@ class SockJs:
                 _fail(asked, error)
                 return
             asked = asked._replace(callback=callback)
-        route.serve(self, asked)
+        serve = partial(route.serve, self, asked)
+        if route.is_socket or self.table.has(session_id):
+            serve()
+        else:
+            self._forwarding.serve(Wanted(exchange, cors, session_id, path, route.opens), serve)
 
     # -- who it is --------------------------------------------------------------------
 
@@ -249,7 +261,13 @@ class SockJs:
 
     def _session_for(self, asked: _Asked, done: Callable[[SockJsSession], None]) -> None:
         def found(session: SockJsSession | None, opening: Opening) -> None:
-            done(self.table.open(opening, self._accept) if session is None else session)
+            if session is None:
+                try:
+                    session = self.table.open(opening, self._accept)
+                except EverywireError:
+                    self._forwarding.refused(asked.session_id)
+                    raise
+            done(session)
 
         self._find(asked, found)
 
@@ -373,12 +391,12 @@ class SockJs:
 
 
 _ROUTES: Final = {
-    "xhr": _Route("POST", SockJs.serve_xhr),
+    "xhr": _Route("POST", SockJs.serve_xhr, opens=True),
     "xhr_send": _Route("POST", SockJs.serve_xhr_send),
-    "xhr_streaming": _Route("POST", SockJs.serve_xhr_streaming),
-    "eventsource": _Route("GET", SockJs.serve_event_source),
-    "htmlfile": _Route("GET", SockJs.serve_html_file, is_readable=True),
-    "jsonp": _Route("GET", SockJs.serve_jsonp, is_readable=True),
+    "xhr_streaming": _Route("POST", SockJs.serve_xhr_streaming, opens=True),
+    "eventsource": _Route("GET", SockJs.serve_event_source, opens=True),
+    "htmlfile": _Route("GET", SockJs.serve_html_file, is_readable=True, opens=True),
+    "jsonp": _Route("GET", SockJs.serve_jsonp, is_readable=True, opens=True),
     "jsonp_send": _Route("POST", SockJs.serve_jsonp_send),
     "websocket": _Route("GET", SockJs.serve_websocket, is_socket=True),
 }

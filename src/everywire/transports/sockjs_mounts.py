@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from everywire.core.errors import SettingsError
 from everywire.sessions.shared import Shared
 from everywire.sockets.sockjs_link import Accept, SockJsOptions
+from everywire.transports.relay import NOWHERE, Relay
 from everywire.transports.service import Service
 from everywire.transports.sockjs import SockJs
 
@@ -26,12 +27,13 @@ class _Wanted(NamedTuple):
 class SockJsMounts:
     """The mounts of one server. Where one prefix begins with another, the longer one counts."""
 
-    __slots__ = ("_mounts", "_service", "_wanted")
+    __slots__ = ("_mounts", "_relay", "_service", "_wanted")
 
     def __init__(self) -> None:
         self._wanted: dict[str, _Wanted] = {}
         self._mounts: list[SockJs] = []
         self._service: Service | None = None
+        self._relay = NOWHERE
 
     def add(
         self,
@@ -54,15 +56,23 @@ class SockJsMounts:
         if self._service is not None:
             self._mount(self._service, prefix, wanted)
 
-    def start(self, service: Service) -> None:
-        """Begin to serve."""
+    def start(self, service: Service, relay: Relay = NOWHERE) -> None:
+        """Begin to serve; ``relay`` takes requests for sessions of other nodes there."""
         self._service = service
+        self._relay = relay
         for prefix, wanted in self._wanted.items():
             self._mount(service, prefix, wanted)
 
     def _mount(self, service: Service, prefix: str, wanted: _Wanted) -> None:
         accept = wanted.accept(service.shared)
-        mount = SockJs(service, prefix, accept, wanted.options, wants_identity=wanted.wants_identity)
+        mount = SockJs(
+            service,
+            prefix,
+            accept,
+            wanted.options,
+            wants_identity=wanted.wants_identity,
+            relay=self._relay,
+        )
         self._mounts.append(mount)
         self._mounts.sort(key=lambda one: len(one.prefix), reverse=True)
 
