@@ -6,6 +6,7 @@ import asyncio
 import gc
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import websockets
@@ -215,7 +216,7 @@ class OneNode:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def forward(self, node: str, exchange: Exchange) -> bool:
+    def forward(self, node: str, exchange: Exchange, lost: Callable[[], None], **more: Any) -> bool:
         """Answer in its place."""
         self.asked.append(node)
         if node != "elsewhere":

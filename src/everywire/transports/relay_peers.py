@@ -2,8 +2,8 @@
 
 A node's lease holds ``{"relay": {"unix": path, "tcp": "host:port"}}``, each only if there is one. What is
 known is used without asking; a node that is not known is looked up at once, all who ask meanwhile by one
-look, and if there is none that is remembered for a moment. Looks are some time apart, so that ids that somebody made up
-cost the store little. An address that does not answer makes its node be looked up anew.
+look, and if there is none that is remembered for a moment. Looks are some time apart, so that ids that
+somebody made up cost the store little. An address that does not answer makes its node be looked up anew.
 """
 
 from __future__ import annotations

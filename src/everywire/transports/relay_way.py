@@ -2,9 +2,9 @@
 
 The head goes as soon as there is a connection, so that the owner sees a request begin when it begins; the
 body follows whole. A short answer is given whole, any other piece by piece, and a client that does not keep
-up pauses the owner. A client that goes away, or stops half-way through a body, cuts the connection to the owner,
-which hears of it as of any client's. An owner that is gone before it answered is told by ``lost``; one that
-breaks off later breaks the answer off.
+up pauses the owner. A client that goes away, or stops half-way through a body, cuts the connection to the
+owner, which hears of it as of any client's. An owner that is gone before it answered is told by ``lost``;
+one that breaks off later breaks the answer off.
 
 When this node stops, the owner is asked to end what it can end (`Releasable`), so that the client comes back
 by another node and its session lives on.
