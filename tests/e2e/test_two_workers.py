@@ -13,7 +13,7 @@ import pytest
 
 from tests.nodes import balanced, nodes
 from tests.serving import DEADLINE_S
-from tests.socket_wires import SOCKJS_TRANSPORTS, SockJs, SocketIo
+from tests.socket_wires import SOCKJS_TRANSPORTS, SocketIo, SockJs
 
 CLIENTS: Final = 100
 """A thousand are in ``tests/soak``."""
