@@ -88,6 +88,8 @@ class Everywire(Registrar, Reaching):
         log_fd: where requests are logged that other nodes forward to this one; None logs none.
     """
 
+    _outside: Outside | None = None
+
     def __init__(
         self,
         broker: Broker | str | None = None,
@@ -148,7 +150,6 @@ class Everywire(Registrar, Reaching):
         self.operations = assembly.operations
         self.handle: Final = assembly.handle
         self.asgi = AsgiApplication(self.handle, self, self.limits)
-        self._outside: Outside | None = None
 
     def _complete(self, sockjs: str, sockjs_client_url: str) -> None:
         """Add what is served and counted besides."""
