@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from everywire.access.hooks import Caller, Hooks, Lane
 from everywire.core import codes
 from everywire.core.errors import EverywireError
@@ -161,6 +163,27 @@ async def test_input_is_paused_by_bytes_too() -> None:
         goes_on.set()
         await world.settle()
         assert not peer.is_held()
+
+
+@pytest.mark.parametrize("value", [[], {}, {"a": [1, {}]}, -100], ids=str)
+async def test_many_tiny_values_count_as_what_they_take(value: Any) -> None:
+    async with SocketWorld(limits=Limits(max_pending_bytes=100_000)) as world:
+        goes_on = asyncio.Event()
+
+        async def work(socket: Socket, data: Any) -> None:
+            await goes_on.wait()
+
+        world.app.on("work", work)
+        for count, is_held in ((2, False), (4000, True)):
+            peer = await world.connected()
+            peer.emit("work", [value] * count)
+            assert peer.is_held() is is_held
+            text = await world.connected()
+            text.emit("work", "x" * len(str([value] * count)))
+            assert not text.is_held(), "as text it is small"
+        goes_on.set()
+        await world.settle()
+        assert world.shared.tasks.held_bytes == 0
 
 
 async def test_an_acknowledgement_does_not_wait_behind_the_events_that_wait_for_it() -> None:

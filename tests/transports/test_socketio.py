@@ -272,7 +272,9 @@ async def test_nothing_is_lost_when_the_carrier_changes(serve: Serve) -> None:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_connections_that_are_cut_leave_nothing_behind(serve: Serve, transport: str) -> None:
-    async with serving(serve) as site:
+    # A client that is cut off between two polls is missed when its next ping is.
+    settings = SocketSettings(recovery_window_s=0, ping_interval_s=1, ping_timeout_s=1)
+    async with serving(serve, socketio=settings) as site:
         echoing(site.wire)
 
         async def come_and_go(number: int) -> None:

@@ -243,11 +243,15 @@ class Follower:
 
     def _stand_at(self, channel: Channel, head: Head) -> None:
         """Take over where the log stands, and send all live readers back to it."""
+        had_readers = False
         for group in self._groups(channel.name):
             for cohort in group.cohorts:
+                had_readers = True
                 cohort.dissolve()
             group.cohorts.clear()
             group.forget_epochs()
+        if had_readers:
+            self._marks.tell_unheard(channel.name)
         channel.stand_at(head.epoch, head.last, head.exists)
         if not self._log.is_local:
             channel.keep_tail(self._budget)

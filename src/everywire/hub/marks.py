@@ -16,7 +16,7 @@ from everywire.core.publication import Publication
 
 __all__ = ["Marks"]
 
-Listener = Callable[[str, Publication], None]
+Listener = Callable[[str, Publication | None], None]
 
 
 class Marks:
@@ -30,7 +30,8 @@ class Marks:
 
     def listen(self, tag: str, mark: str, listener: Listener) -> None:
         """Call ``listener(channel, publication)`` for every publication of a followed channel whose tag has
-        the mark, after it was heard of and before it is written. It raises nothing, and publishes nothing."""
+        the mark, after it was heard of and before it is written; ``listener(channel, None)`` before
+        publications are written of which this node did not hear. It raises nothing, and publishes nothing."""
         listeners = self._listeners.setdefault((tag, mark), {})
         if not listeners:
             self._tags[tag] = self._tags.get(tag, 0) + 1
@@ -47,6 +48,13 @@ class Marks:
             self._tags[tag] -= 1
             if not self._tags[tag]:
                 del self._tags[tag]
+
+    def tell_unheard(self, channel: str) -> None:
+        """Tell everybody that readers are sent to the log for what was not heard of: whom it names is not
+        known."""
+        for listeners in tuple(self._listeners.values()):
+            for listener in tuple(listeners):
+                listener(channel, None)
 
     def tell(self, channel: str, publication: Publication) -> None:
         """Tell whoever is named."""

@@ -255,10 +255,13 @@ class Reading:
             self._is_due = True
             self._hub.call_soon(self._switch)
 
-    def copied(self, channel: str, publication: Publication) -> None:
+    def copied(self, channel: str, publication: Publication | None) -> None:
         """Hear of a copy of an event that has an earlier one where this socket came or left."""
         reader = self._reader
         if reader is None or self.is_alone or channel not in self._names:
+            return
+        if publication is None:
+            self._part()
             return
         copies = earlier_copies(publication)
         crowd_has = any(name in self._names for name, _ in copies)
@@ -355,12 +358,12 @@ class Reading:
 
     # -- apart from the crowd, and back --------------------------------------------------------------
 
-    def _skipped(self, channel: str, publication: Publication) -> None:
-        """Hear of a publication that is for all but this socket."""
+    def _skipped(self, channel: str, publication: Publication | None) -> None:
+        """Hear of a publication that is for all but this socket, or of some that may be."""
         reader = self._reader
         if reader is None or self.is_alone or channel not in self._names:
             return
-        if not reader.pass_over(channel, publication.offset):
+        if publication is None or not reader.pass_over(channel, publication.offset):
             self._part()
 
     def _part(self) -> None:

@@ -52,7 +52,7 @@ class Home(Protocol):
     def changed(self) -> None:
         """Hear that other channels are to be read now."""
 
-    def copied(self, channel: str, publication: Publication) -> None:
+    def copied(self, channel: str, publication: Publication | None) -> None:
         """Hear of an event that has an earlier copy where the socket came or left a short time ago."""
 
 
@@ -127,15 +127,23 @@ class Staying:
         elif channel in self._joining:
             self._joining[channel].append(done)
         else:
-            self._joining[channel] = [done]
+            self._joining[channel] = asked = [done]
             if self._hub.on_read is not None and place is None:
                 self._hub.on_read(channel, None)
-            self._hub.hold(channel, partial(self._followed, channel, place))
+            self._hub.hold(channel, partial(self._followed, channel, asked, place))
 
-    def _followed(self, channel: str, place: Place | None, error: EverywireError | None) -> None:
+    def _is_joining(self, channel: str, asked: list[Joined]) -> bool:
+        """Say whether an answer still matters: the room may have been left, and even entered anew."""
+        return not self._is_closed and self._joining.get(channel) is asked
+
+    def _followed(
+        self, channel: str, asked: list[Joined], place: Place | None, error: EverywireError | None
+    ) -> None:
         """Go on: this node follows the channel, so that nothing falls between."""
-        if self._is_closed or channel not in self._joining or channel in self._holds:
+        is_joining = self._is_joining(channel, asked)
+        if not is_joining or channel in self._holds:
             self._hub.release(channel)
+        if not is_joining:
             return
         self._holds[channel] = None
         if error is not None:
@@ -147,10 +155,12 @@ class Staying:
             assert here is not None
             self._enter(channel, here)
         else:
-            self._hub.broker.log.heads((channel,), partial(self._placed, channel))
+            self._hub.broker.log.heads((channel,), partial(self._placed, channel, asked))
 
-    def _placed(self, channel: str, heads: Mapping[str, Head] | EverywireError) -> None:
-        if self._is_closed or channel not in self._joining:
+    def _placed(
+        self, channel: str, asked: list[Joined], heads: Mapping[str, Head] | EverywireError
+    ) -> None:
+        if not self._is_joining(channel, asked):
             return
         if isinstance(heads, EverywireError):
             self._enter(channel, heads)
