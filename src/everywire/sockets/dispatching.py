@@ -25,15 +25,21 @@ __all__ = ["dispatch"]
 
 _WORK_BYTES: Final = 1024
 """What an event takes besides its data until its handler is done."""
+_SMALL_BYTES: Final = 1024
+"""Of a packet as small as this nobody counts the values."""
+_VALUE_BYTES: Final = 32
+"""What a value takes besides its text, between a small number (8) and an empty list (64)."""
 
 
 def dispatch(local: LocalSockets, busy: Busy, socket: Socket, packet: SocketPacket, size: int) -> None:
-    """Have an event handled; ``size`` is what its packet had in bytes."""
+    """Have an event handled; ``size`` is what its packet had in bytes. Until it is, it counts as what its
+    values take."""
     local.counted.events += 1
     name, *args = packet.data
     event = name if isinstance(name, str) else str(name)
     namespace = socket.namespace
     if local.handling.has_event(namespace, event):
+        size = _weight(packet.data, size)
         if _has_room(local, socket, packet, size):
             _handle(local, socket, Answer(socket, busy, packet.id, size), event, args, size)
     elif namespace == "/" and event == "publish":
@@ -41,10 +47,25 @@ def dispatch(local: LocalSockets, busy: Busy, socket: Socket, packet: SocketPack
     elif namespace == "/" and event in BUILT_IN:
         _answer(local, socket, Answer(socket, busy, packet.id, size), event, args, size)
     elif packet.id is not None and len(args) == 1 and local.shared.hooks.rpc is not None:
+        size = _weight(packet.data, size)
         if _has_room(local, socket, packet, size):
             _call(local, socket, Answer(socket, busy, packet.id, size), event, args[0], size)
     else:
         local.counted.unhandled += 1
+
+
+def _weight(data: Sequence[Any], size: int) -> int:
+    """Return about what the values of a packet take in memory: thirty times its text if they are tiny."""
+    if size <= _SMALL_BYTES:
+        return size
+    count = 0
+    stack: list[Any] = [data]
+    while stack:
+        value = stack.pop()
+        items = value.values() if type(value) is dict else value
+        count += len(items)
+        stack.extend([item for item in items if type(item) is list or type(item) is dict])
+    return size + count * _VALUE_BYTES
 
 
 def _has_room(local: LocalSockets, socket: Socket, packet: SocketPacket, size: int) -> bool:

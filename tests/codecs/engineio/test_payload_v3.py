@@ -184,6 +184,16 @@ def test_no_more_packets_than_allowed(ending: str) -> None:
         payload_v3.decode_payload(b"1:4" * 10 + last, max_packets=10)
 
 
+@pytest.mark.parametrize(
+    ("body", "binary"),
+    [(b"0:" * 11, False), (b"0:" * 10 + b"2:4\xc3\xa9", False), (b"\0\0\xff" * 11, True)],
+)
+def test_packets_that_are_empty_count_too(body: bytes, binary: bool) -> None:
+    assert len(payload_v3.decode_payload(body, max_packets=11, binary=binary)) <= 1
+    with pytest.raises(BadPacket, match="10"):
+        payload_v3.decode_payload(body, max_packets=10, binary=binary)
+
+
 @pytest.mark.parametrize("one", ["1:4", "0:", "2:4é", "3:4𝄞", "000000001:4"])
 def test_a_million_tiny_packets_are_read(one: str) -> None:
     """In time that is linear, or this would not end."""

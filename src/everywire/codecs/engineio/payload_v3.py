@@ -68,7 +68,8 @@ def _utf16_units(text: bytes) -> int:
 def decode_payload(body: bytes, *, max_packets: int, binary: bool = False) -> list[Packet]:
     """Return the packets of a payload; raise `BadPacket` when it is none, or has more than allowed.
 
-    ``binary`` says that it came as ``application/octet-stream``. An empty packet (``0:``) is none at all.
+    ``binary`` says that it came as ``application/octet-stream``. An empty packet (``0:``) is none at all, but
+    it counts.
     """
     if binary:
         found = _decode_bytes(body)
@@ -77,14 +78,15 @@ def decode_payload(body: bytes, *, max_packets: int, binary: bool = False) -> li
     else:
         found = _decode_utf16(body)
     packets: list[Packet] = []
-    for packet in found:
-        if len(packets) == max_packets:
+    for number, packet in enumerate(found):
+        if number == max_packets:
             raise BadPacket(f"More than {max_packets} packets in a payload.")
-        packets.append(packet)
+        if packet is not None:
+            packets.append(packet)
     return packets
 
 
-def _decode_ascii(body: bytes) -> Iterator[Packet]:
+def _decode_ascii(body: bytes) -> Iterator[Packet | None]:
     at = 0
     while at < len(body):
         colon = body.find(b":", at, at + _MAX_DIGITS + 1)
@@ -94,11 +96,10 @@ def _decode_ascii(body: bytes) -> Iterator[Packet]:
         at = colon + 1 + int(digits)
         if at > len(body):
             raise BadPacket(_OUTSIDE)
-        if at > colon + 1:
-            yield _decode_packet(body[colon + 1 : at])
+        yield _decode_packet(body[colon + 1 : at])
 
 
-def _decode_utf16(body: bytes) -> Iterator[Packet]:
+def _decode_utf16(body: bytes) -> Iterator[Packet | None]:
     """Do the same where lengths and bytes differ: in UTF-16, two bytes for each unit of a length."""
     try:
         units = body.decode().encode("utf-16-le")
@@ -115,8 +116,7 @@ def _decode_utf16(body: bytes) -> Iterator[Packet]:
         at = start + 2 * int(digits)
         if at > len(units):
             raise BadPacket(_OUTSIDE)
-        if at > start:
-            yield _decode_packet(_utf8(units[start:at]))
+        yield _decode_packet(_utf8(units[start:at]))
 
 
 def _utf8(units: bytes) -> bytes:
@@ -126,7 +126,9 @@ def _utf8(units: bytes) -> bytes:
         raise BadPacket("A length ends within a character.") from None
 
 
-def _decode_packet(packet: bytes) -> Packet:
+def _decode_packet(packet: bytes) -> Packet | None:
+    if not packet:
+        return None
     if packet.startswith(b"b"):
         if not packet.startswith(b"b4"):
             raise BadPacket("Only messages can be binary.")
@@ -134,7 +136,7 @@ def _decode_packet(packet: bytes) -> Packet:
     return decode_text(packet)
 
 
-def _decode_bytes(body: bytes) -> Iterator[Packet]:
+def _decode_bytes(body: bytes) -> Iterator[Packet | None]:
     at = 0
     while at < len(body):
         kind = body[at]
@@ -153,8 +155,8 @@ def _decode_bytes(body: bytes) -> Iterator[Packet]:
             yield decode_binary_v3(packet)
         elif kind != _TEXT:
             raise BadPacket("A packet is text or binary.")
-        elif packet:
-            yield decode_text(_checked(packet))
+        else:
+            yield decode_text(_checked(packet)) if packet else None
 
 
 def _checked(text: bytes) -> bytes:
