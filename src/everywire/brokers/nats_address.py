@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from zlib import crc32
 
 from everywire.core.errors import SettingsError
+from everywire.core.names import check_name
 
 __all__ = ["Names", "NatsAddress", "token"]
 
@@ -107,6 +108,7 @@ class Names:
         self._channel = lru_cache(maxsize=65_536)(self._make_channel)
 
     def _make_channel(self, channel: str) -> tuple[int, str]:
+        check_name(channel)  # a space or a line's end would be another message
         return crc32(channel.encode()) % self.shards, channel.replace(".", "/")
 
     def shard(self, channel: str) -> int:
@@ -132,17 +134,22 @@ class Names:
         return subject.split(".", 3)[3].replace("/", ".")
 
     @property
-    def side_stream(self) -> str:
-        """The stream of what is kept beside the logs: large records, and keys of what was trimmed."""
-        return f"{self.prefix}_side"
+    def large_stream(self) -> str:
+        """The stream of records that are too large for a hint."""
+        return f"{self.prefix}_large"
 
     def large_subject(self, channel: str) -> str:
         """Return the subject that large records of a channel are stored under."""
-        return f"{self.prefix}.s.large.{self._channel(channel)[1]}"
+        return f"{self.prefix}.b.{self._channel(channel)[1]}"
+
+    @property
+    def keys_stream(self) -> str:
+        """The stream of keys that were set aside when their messages were trimmed."""
+        return f"{self.prefix}_keys"
 
     def keys_subject(self, channel: str) -> str:
-        """Return the subject that the keys of trimmed messages are stored under."""
-        return f"{self.prefix}.s.keys.{self._channel(channel)[1]}"
+        """Return the subject that a channel's keys are set aside under."""
+        return f"{self.prefix}.k.{self._channel(channel)[1]}"
 
     @property
     def values_stream(self) -> str:

@@ -1,0 +1,91 @@
+"""Turns: who may write to the file next, fairly among processes.
+
+SQLite's own way of waiting sleeps ever longer, so that of four busy writers one may wait for a second; and
+whoever lets go of a plain ``flock`` takes it again before those who wait have woken up. Here a writer
+that has had its turn lets all who wait go first. Who waits says so by holding a shared lock on a second file,
+so that nothing is left behind by a process that is killed, and whoever has had a turn tries that file for
+itself alone: as long as it cannot have it, somebody is waiting. So turns go round. Only
+fairness hangs on these locks; SQLite's own keep the file whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+__all__ = ["Turns"]
+
+_PAUSE_S: Final = 0.0001
+_MAX_COURTESY_S: Final = 0.1
+"""Some turns of others; longer waits only who was stopped while it waited."""
+_NO_COURTESY_S: Final = 1.0
+"""How long nobody is let go first after one that did not go."""
+
+
+class Turns:
+    """One process's part in it; all calls from its writing thread. Raises OSError when the files cannot be
+    opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.waited = 0
+        """Turns that had to be waited for."""
+        self._turn = _open(path.with_name(path.name + "-turn"))
+        try:
+            self._queue = _open(path.with_name(path.name + "-wait"))
+        except OSError:
+            os.close(self._turn)
+            raise
+        self._left_s = -_MAX_COURTESY_S
+        self._rude_until_s = 0.0
+
+    def take(self) -> None:
+        """Wait for a turn, however long it takes."""
+        self._let_others_go()
+        try:
+            fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            pass
+        self.waited += 1
+        fcntl.flock(self._queue, fcntl.LOCK_SH)
+        try:
+            fcntl.flock(self._turn, fcntl.LOCK_EX)
+        finally:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+
+    def leave(self) -> None:
+        """End the turn."""
+        fcntl.flock(self._turn, fcntl.LOCK_UN)
+        self._left_s = time.monotonic()
+
+    def _let_others_go(self) -> None:
+        now_s = time.monotonic()
+        end_s = self._left_s + _MAX_COURTESY_S
+        if now_s < self._rude_until_s or now_s >= end_s:
+            return
+        while self._is_somebody_waiting():
+            time.sleep(_PAUSE_S)
+            now_s = time.monotonic()
+            if now_s >= end_s:
+                self._rude_until_s = now_s + _NO_COURTESY_S
+                return
+
+    def _is_somebody_waiting(self) -> bool:
+        try:
+            fcntl.flock(self._queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._queue, fcntl.LOCK_UN)
+        return False
+
+    def close(self) -> None:
+        """Take no turn any more."""
+        os.close(self._turn)
+        os.close(self._queue)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
