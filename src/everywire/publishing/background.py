@@ -107,7 +107,8 @@ class Background:
         names = ThreadPoolExecutor(1, thread_name_prefix="everywire-names")
         self.loop.set_default_executor(names)
         try:
-            self.loop.run_until_complete(self._live())
+            self._route = route = open_route(self.destination, self.loop)
+            self.loop.run_until_complete(self._live(route))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         except Exception:  # the top of a thread
             _log.exception("the publishing loop failed")
@@ -115,8 +116,7 @@ class Background:
             names.shutdown(wait=False, cancel_futures=True)
             self.loop.close()
 
-    async def _live(self) -> None:
-        self._route = route = open_route(self.destination, self.loop)
+    async def _live(self, route: Route) -> None:
         await self._stopping.wait()
         if self._orders:
             try:

@@ -23,7 +23,6 @@ from everywire.core.errors import (
     EverywireError,
     Forbidden,
     KeyReused,
-    SettingsError,
     TooLarge,
 )
 from everywire.publishing.destination import Destination
@@ -116,12 +115,9 @@ class HttpRoute:
 
     def _connect(self) -> Publisher:
         key = self._destination.api_key
-        try:
-            return Publisher(
-                self._destination.url, {"X-API-Key": key} if key else {}, tls=self._destination.tls
-            )
-        except BadRequest as error:
-            raise SettingsError(error.sentence) from None
+        return Publisher(
+            self._destination.url, {"X-API-Key": key} if key else {}, tls=self._destination.tls
+        )
 
     async def close(self) -> None:
         """End what is under way, and let go of the connections."""

@@ -12,8 +12,9 @@ import ssl
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from everywire.client.address import Address
 from everywire.core import codes
-from everywire.core.errors import EverywireError, SettingsError
+from everywire.core.errors import BadRequest, EverywireError, SettingsError
 from everywire.core.limits import Limits
 from everywire.core.settings import SettingsTable
 
@@ -43,14 +44,27 @@ class Destination(NamedTuple):
 
     def check(self) -> Destination:
         """Return itself if it may be one; raise `SettingsError` if not."""
-        scheme = self.url.partition(":")[0]
-        if scheme == self.url or not scheme:
+        scheme, colon, _ = self.url.partition(":")
+        if self.is_http:
+            try:
+                Address.parse(self.url)
+            except BadRequest:  # whose sentence repeats what may be a password
+                raise SettingsError(
+                    "expected http://HOST:PORT of a server, without user, query or fragment"
+                ) from None
+        elif scheme == "memory":
             raise SettingsError(
-                "an address to publish to is a URL: http:// or https:// of a server, or its broker's,"
-                " such as redis://, nats:// or sqlite:"
+                "a memory broker lives in its server's process: publish to http:// of the server"
             )
-        if scheme == "memory":
-            raise SettingsError("a memory broker lives in its server's process: publish to the server's http://")
+        elif not colon:
+            raise SettingsError(
+                "expected a URL to publish to: http:// or https:// of a server, or the address of its"
+                " broker, such as redis://, nats:// or sqlite:"
+            )
+        else:
+            from everywire.brokers.opening import check_address
+
+            check_address(self.url)
         return self
 
 
