@@ -81,7 +81,7 @@ class SqliteBroker:
         self._witness = Witness()
         self._bus = Bus(
             self._path.with_name(self._path.name + "-nodes"), self.node, self._is_watched, self._letter,
-            self._stored_letter, self._heard,
+            self._stored_letter, self._heard, self._forget_node,
         )  # fmt: skip
         self._writer = Writer(
             self._path, self.node, limits, settings, clock_ms, self._witness, self._committed,
@@ -195,6 +195,12 @@ class SqliteBroker:
 
         self._writer.thread.submit(Call(prune, lambda _: None))
 
+    def _forget_node(self, node: str) -> None:
+        def forget(at: Transaction) -> None:
+            at.connection.execute("delete from watches where node = ?", (node,))
+
+        self._writer.thread.submit(Call(forget, lambda _: None))
+
     def statistics(self) -> Mapping[str, int]:
         """Return what was counted since the start."""
         bus, writer, log = self._bus, self._writer, self.log
@@ -204,7 +210,7 @@ class SqliteBroker:
             "batches": writer.transactions,
             "errors": writer.failures + self._reader.failures,
             "timed_out": writer.thread.timed_out + self._reader.thread.timed_out,
-            "turns_waited": writer.turns.waited if writer.turns is not None else 0,
+            "turns_waited": writer.turns.waited,
             "new_epochs": writer.new_epochs,
             "hints_sent": bus.hints_sent,
             "hints_received": bus.hints_received,

@@ -49,6 +49,7 @@ class Bus:
         letter: Callable[[bytes], None],
         stored_letter: Callable[[int], None],
         canary: Callable[[bytes], None],
+        gone: Callable[[str], None],
     ) -> None:
         if not _NODE.fullmatch(node):
             raise SettingsError("expected a node's name of 1 to 64 letters, digits, - or _")
@@ -60,6 +61,7 @@ class Bus:
         self._directory = directory
         self._node = node
         self._watched = watched
+        self._gone = gone
         self._takers: dict[bytes, Callable[[bytes], None]] = {
             b"h": self._hints,
             b"p": letter,
@@ -195,7 +197,7 @@ class Bus:
         if lane is not None:
             if lane.is_waiting:
                 asyncio.get_running_loop().remove_writer(lane.socket.fileno())
-            self.hints_lost += lane.dropped + len(lane.hints)
+            self.hints_lost += lane.lost()
             self.letters_lost += len(lane.letters)
             lane.socket.close()
 
@@ -216,6 +218,7 @@ class Bus:
                 lane = touched.get(node) or self._lane(node)
                 if lane is None:
                     self.hints_lost += 1
+                    self._gone(node)
                     continue
                 touched[node] = lane
                 lane.add(epoch, run)
@@ -268,7 +271,8 @@ class Bus:
             if not isinstance(error, ConnectionError):
                 _log.warning("node %s cannot be reached: %s", node, error)
             self._close_lane(node)
-            self.is_alive(node)
+            if not self.is_alive(node):
+                self._gone(node)
             return
         if lane.is_waiting:
             lane.is_waiting = False

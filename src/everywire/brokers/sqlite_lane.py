@@ -130,3 +130,7 @@ class Lane:
         if not count:
             self._letter_bytes -= len(self.letters.popleft())
         return count
+
+    def lost(self) -> int:
+        """Return how many hints are lost when the lane ends now."""
+        return self.dropped + len(self.hints) + self._next_hints

@@ -129,7 +129,14 @@ class SqliteLog:
         """Tell where channels stand."""
         if (self._changes or self._settling) and not self._is_settled(channels):
             self._held.append((channels, done))
-        elif len(channels) <= _HEADS_AT_ONCE:
+            self.register()
+        else:
+            self._ask_heads(channels, done)
+
+    def _ask_heads(
+        self, channels: Sequence[str], done: Callable[[Mapping[str, Head] | EverywireError], None]
+    ) -> None:
+        if len(channels) <= _HEADS_AT_ONCE:
             self._reader.submit(Call(lambda view: view.heads(channels), done, weight=max(len(channels), 1)))
         else:
             _ManyHeads(self._reader, channels, done).go_on()
@@ -217,8 +224,8 @@ class SqliteLog:
             if result is not None:
                 # The next sweep tries again; until then the comparison of heads is what there is.
                 self._changes = dict(changes) | self._changes
-                for _, done in held:
-                    done(result)
+                for channels, done in held:
+                    self._ask_heads(channels, done)
                 return
             self.register()
             for channels, done in held:

@@ -153,6 +153,7 @@ def _make_private(path: Path) -> None:
     POSIX locks of this process on it, those of its connections included (sqlite.org/howtocorrupt.html, 2.2).
     """
     try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         if not path.exists():
             # They belong to a file that was removed, and would be taken for the new one's.
             for left_over in ("-wal", "-shm"):

@@ -26,23 +26,20 @@ _NO_COURTESY_S: Final = 1.0
 
 
 class Turns:
-    """One process's part in it; all calls from its writing thread. Raises OSError when the files cannot be
-    opened."""
+    """One process's part in it; all calls from its writing thread."""
 
     def __init__(self, path: Path) -> None:
         self.waited = 0
         """Turns that had to be waited for."""
-        self._turn = _open(path.with_name(path.name + "-turn"))
-        try:
-            self._queue = _open(path.with_name(path.name + "-wait"))
-        except OSError:
-            os.close(self._turn)
-            raise
+        self._path = path
+        self._turn = self._queue = -1
         self._left_s = -_MAX_COURTESY_S
         self._rude_until_s = 0.0
 
     def take(self) -> None:
-        """Wait for a turn, however long it takes."""
+        """Wait for a turn, however long it takes; raise OSError when the files cannot be opened."""
+        if self._queue < 0:
+            self._open()
         self._let_others_go()
         try:
             fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,11 +78,16 @@ class Turns:
         fcntl.flock(self._queue, fcntl.LOCK_UN)
         return False
 
+    def _open(self) -> None:
+        self.close()
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._turn = os.open(f"{self._path}-turn", flags, 0o600)
+        self._queue = os.open(f"{self._path}-wait", flags, 0o600)
+
     def close(self) -> None:
-        """Take no turn any more."""
-        os.close(self._turn)
-        os.close(self._queue)
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        """Let go of the files; the next turn opens them anew."""
+        if self._turn >= 0:
+            os.close(self._turn)
+        if self._queue >= 0:
+            os.close(self._queue)
+        self._turn = self._queue = -1

@@ -2,8 +2,8 @@
 
 All works that wait when the process has its turn go into one transaction, and are told of when it is
 committed. When it fails, all of them fail; when one of them is to blame, the others are done without it.
-Before each transaction the file is looked at: one that was removed or replaced under way is opened anew, and a
-store that stands behind what was seen of it gets a new epoch.
+Before each transaction the file is looked at: one that was removed or replaced under way is opened anew, and
+a store that stands behind what was seen of it gets a new epoch.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Writer:
         is_full: bool,
     ) -> None:
         self.transactions = self.failures = self.new_epochs = 0
-        self.turns: Turns | None = None
+        self.turns = Turns(path)
         self.thread = WorkThread(
             "everywire sqlite writer", self._serve, self._close, max_weight=2 * limits.max_unfinished_appends,
             timeout_s=limits.broker_timeout_s,
@@ -119,13 +119,16 @@ class Writer:
         self._connection: sqlite3.Connection | None = None
         self._beside: tuple[Identity | None, Identity | None] = (None, None)
         self._trouble = ""
+        self._is_moved = False
+        """Whether the files of turns may be others by now."""
 
     # -- serving ------------------------------------------------------------------
 
     def _serve(self) -> None:
         try:
-            if self.turns is None:
-                self.turns = Turns(self._path)
+            if self._is_moved:
+                self._is_moved = False
+                self.turns.close()
             self.turns.take()
         except OSError as error:
             self._failed(error)
@@ -199,6 +202,7 @@ class Writer:
             self._close_connection()
             if found is not None:
                 self._remove_left_overs()
+            self._is_moved = True
         self._connection = open_database(
             self._path, is_full=self._is_full, busy_timeout_s=self._limits.broker_timeout_s
         )
@@ -258,7 +262,7 @@ class Writer:
         """Leave the file so that the last one out has lost nothing."""
         connection = self._connection
         is_there = connection is not None and self._witness.identity == identify(self._path)
-        if connection is not None and self.turns is not None and is_there:
+        if connection is not None and is_there:
             self.turns.take()
             try:
                 connection.execute("delete from watches where node = ?", (self._node,))
@@ -272,5 +276,4 @@ class Writer:
             finally:
                 self.turns.leave()
         self._close_connection()
-        if self.turns is not None:
-            self.turns.close()
+        self.turns.close()
