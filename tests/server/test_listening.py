@@ -12,7 +12,7 @@ import pytest
 
 from everywire.core.errors import SettingsError
 from everywire.core.limits import Limits
-from everywire.server.listening import bind
+from everywire.server.listening import bind, bind_slots, steer
 from everywire.server.options import Address, ServerOptions
 from everywire.server.server import Server
 from tests.server.driving import Client, Handlers, running
@@ -150,3 +150,107 @@ def test_addresses_as_people_write_them() -> None:
     assert str(Address(host="::1", port=80)) == "[::1]:80"
     assert Address(host="::1", port=80, tls_cert="x").url == "https://[::1]:80"
     assert Address(unix="/run/x").url == "unix:/run/x"
+
+
+# -- slots: one queue for each worker --------------------------------------------
+
+
+def close(rows: list[list[socket.socket]]) -> None:
+    for sock in {sock for row in rows for sock in row}:
+        sock.close()
+
+
+def shared_out(slots: list[socket.socket], count: int) -> list[int]:
+    """Connect so many times; return how many connections each slot got."""
+    host, port = slots[0].getsockname()[:2]
+    clients = [socket.create_connection((host, port)) for _ in range(count)]
+    got = [0] * len(slots)
+    for number, slot in enumerate(slots):
+        while True:
+            try:
+                slot.accept()[0].close()
+            except BlockingIOError:
+                break
+            got[number] += 1
+    for client in clients:
+        client.close()
+    return got
+
+
+def test_each_slot_has_its_own_queue() -> None:
+    rows = bind_slots(Address(port=0), Limits(), 4, 256)
+    try:
+        (slots,) = rows
+        assert len({slot.getsockname()[1] for slot in slots}) == 1
+        got = shared_out(slots, 200)
+        assert sum(got) == 200 and min(got) > 10
+    finally:
+        close(rows)
+
+
+def test_connections_come_only_to_the_slots_that_are_named() -> None:
+    rows = bind_slots(Address(port=0), Limits(), 4, 256)
+    try:
+        (slots,) = rows
+        assert steer(slots, [0, 3])
+        got = shared_out(slots, 100)
+        assert got[1] == got[2] == 0 and min(got[0], got[3]) > 10
+        assert steer(slots, [1])
+        assert shared_out(slots, 20) == [0, 20, 0, 0]
+        assert steer(slots, [0, 1, 2, 3])
+        assert min(shared_out(slots, 200)) > 10
+        assert not steer(slots, [])
+    finally:
+        close(rows)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_port_whose_slots_are_another_parents_is_taken(slots: int) -> None:
+    rows = bind_slots(Address(port=0), Limits(), 3, 16)
+    port = rows[0][0].getsockname()[1]
+    try:
+        with pytest.raises(SettingsError, match=rf"127\.0\.0\.1:{port} is in use"):
+            bind_slots(Address(port=port), Limits(), slots, 16)
+    finally:
+        close(rows)
+    close(bind_slots(Address(port=port), Limits(), slots, 16))
+
+
+def test_a_unix_socket_is_one_for_all_slots(tmp_path: Path) -> None:
+    rows = bind_slots(Address(unix=str(tmp_path / "socket")), Limits(), 3, 16)
+    assert len(rows) == 1 and len(rows[0]) == 3 and len(set(rows[0])) == 1
+    assert not steer(rows[0], [0])
+    close(rows)
+
+
+def test_the_slots_of_a_name_are_those_of_all_its_addresses() -> None:
+    rows = bind_slots(Address(host="localhost", port=0), Limits(), 2, 16)
+    try:
+        assert all(len(set(row)) == 2 for row in rows)
+        assert len({sock.getsockname()[1] for row in rows for sock in row}) == 1
+    finally:
+        close(rows)
+
+
+async def test_a_server_on_inherited_sockets_leaves_them_listening() -> None:
+    rows = bind_slots(Address(port=0), Limits(), 2, 16)
+    (slots,) = rows
+    try:
+        steer(slots, [1])
+        inherited = ((0, os.dup(slots[1].fileno())),)
+        server = Server(
+            Handlers(), ServerOptions(listen=(Address(port=0),), inherited=inherited, log_fd=None)
+        )
+        await server.start()
+        host, port = slots[1].getsockname()
+        assert server.addresses == [f"http://127.0.0.1:{port}"]
+        client = Client(*await asyncio.open_connection(host, port))
+        client.send("GET /about HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        assert (await client.response()).status == 200
+        client.close()
+        await server.drain(1)
+        await server.close()
+        with socket.create_connection((host, port)):  # it waits in the queue, and is not refused
+            slots[1].accept()[0].close()
+    finally:
+        close(rows)

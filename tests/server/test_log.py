@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from everywire.server.log import Log, loggable
+from everywire.server.log import Log, _pieces, loggable
 from tests.server.driving import running, until
 
 
@@ -160,3 +160,22 @@ async def test_a_handler_that_fails_is_told_in_the_log_alone() -> None:
     os.close(reading)
     assert len(errors) == 1
     assert "a bug" in errors[0]["traceback"]
+
+
+def test_lines_of_workers_say_whose_they_are_and_reach_a_pipe_whole() -> None:
+    reading, writing = os.pipe()
+    log = Log(writing, lambda: 0.0, worker=3)
+    log.opened(1, "peer", "sse", "/a")
+    log.closed((1, "peer", "sse", "/a"), 0.5, 1, 2, 3, 4, "left")
+    for number in range(200):
+        log.warning("x", number=number, text="y" * number)
+    log.error("long", text="z" * 5000)
+    log.error("end")
+    log.close()
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        lines = [json.loads(line) for line in pipe]
+    assert len(lines) == 204
+    assert {line["worker"] for line in lines} == {3}
+    assert [len(bytes(piece)) <= 4096 for piece in _pieces(b"a" * 4095 + b"\nb\n")] == [True, True]
+    assert [bytes(piece) for piece in _pieces(b"a" * 5000 + b"\nb\n")] == [b"a" * 5000 + b"\n", b"b\n"]

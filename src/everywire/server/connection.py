@@ -15,6 +15,7 @@ import asyncio
 import re
 import traceback
 from collections.abc import Callable
+from random import randrange
 from typing import Final, cast
 
 from everywire.codecs.http.body import ChunkedDecoder, LengthDecoder
@@ -37,6 +38,8 @@ BRIEF: Final = frozenset(
 _new_request: Final = Request.__new__
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+_FIRST_REQUEST_S: Final = 1.0
+"""For the first request of a connection that was accepted just before the server began to leave."""
 _REQUESTS_PER_TURN: Final = 64
 _CHUNKED_BYTES_PER_TURN: Final = 32 * 1024
 _MAX_LINGER_BYTES: Final = 256 * 1024
@@ -76,7 +79,7 @@ class HttpConnection(HttpExchange):
         host.enter(self, self._peer)
         self._arm(host.limits.head_timeout_s)
         if host.is_draining:
-            self._close()  # it was accepted before, and its handshake took until now
+            self._arm(_FIRST_REQUEST_S)  # it was accepted before, and its handshake took until now
 
     def _limit_unsent(self, transport: asyncio.Transport) -> None:
         transport.set_write_buffer_limits(0)  # any byte that remains unsent is told at once
@@ -121,8 +124,15 @@ class HttpConnection(HttpExchange):
         return False
 
     def drain(self, retry_ms: int) -> None:
-        """Leave as soon as the answer in progress allows."""
+        """Leave as soon as the answer in progress allows.
+
+        Who has just connected cannot know that it came too late: its request, which is probably on its way,
+        is still answered.
+        """
         if self._state == WAITING and not self._buffer:
+            if not self._requests:
+                self._arm(_FIRST_REQUEST_S)
+                return
             self._reason = self._reason or "drain"
             self._close()
         else:
@@ -272,6 +282,13 @@ class HttpConnection(HttpExchange):
         except Exception:
             # The top of a request's work: one broken handler must not take the server along.
             self._fail()
+        if host.is_draining and self._state in (ASKED, STREAMING):
+            host.loop.call_soon(self._leave)
+
+    def _leave(self) -> None:
+        """Tell a reader that came while the server drains what the others were told before."""
+        if self._state in (ASKED, STREAMING):
+            self.drain(randrange(self._host.limits.drain_jitter_ms))
 
     def _fail(self) -> None:
         self._host.log.error("handler_failed", path=self.request.path, traceback=traceback.format_exc())
@@ -352,10 +369,12 @@ class TlsConnection(HttpConnection):
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener)
         self._is_made = False
+        self._host.handshaking += 1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin after the handshake."""
         self._is_made = True
+        self._host.handshaking -= 1
         super().connection_made(transport)
 
     def _limit_unsent(self, transport: asyncio.Transport) -> None:
@@ -367,4 +386,5 @@ class TlsConnection(HttpConnection):
     def __del__(self) -> None:
         # Event loops tell a protocol nothing of a handshake that failed, they just drop it.
         if not self._is_made:
+            self._host.handshaking -= 1
             self._host.metrics.handshake_failures += 1

@@ -10,6 +10,7 @@ the hub and the socket.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from random import randrange
 from typing import Any, Final
 
 from everywire.codecs.http.response import (
@@ -283,6 +284,8 @@ class HttpExchange(Carrier):
         self.write = discard
         if self._is_stalled:
             host.loop.call_soon(channel.tell_stalled)
+        if host.is_draining:
+            host.loop.call_soon(channel.drain, randrange(host.limits.drain_jitter_ms))
         if self._buffer:
             host.loop.call_soon(channel.data_received, self._buffer)
             self._buffer = b""

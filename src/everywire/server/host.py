@@ -60,6 +60,7 @@ class Host:
         "dates",
         "deflate",
         "handler",
+        "handshaking",
         "heads",
         "idle_due_s",
         "is_draining",
@@ -78,12 +79,14 @@ class Host:
         self.deflate = options.deflate
         self.loop = loop
         self.metrics = HostMetrics()
-        self.log = Log(options.log_fd, time.time, options.log_level)
+        self.log = Log(options.log_fd, time.time, options.log_level, worker=options.worker)
         self.trust = Trust(options.trusted_proxies)
         self.heads = HeadReader(options.limits.max_headers)
         self.wheel = Wheel(TICK_S, loop.time())
         self.dates = Dates(time.time())
         self.connections: set[Connection] = set()
+        self.handshaking = 0
+        """Connections whose TLS handshake goes on."""
         self._of_address: dict[str, int] = {}
         self.is_draining = False
         self.last_id = 0

@@ -1,28 +1,39 @@
 """Listening sockets: bound here and not by the event loop, so that what goes wrong can be told.
 
 Options that every connection needs are set on the listening socket, from which Linux copies
-them to each accepted one: that costs nothing per connection. SO_REUSEPORT is never set: a
-second server on the same address is an error, not a rival.
+them to each accepted one: that costs nothing per connection.
+
+A second server on the same address is an error, not a rival. So SO_REUSEPORT is set only for the slots of
+one parent's workers (`bind_slots`), and only while a socket without it holds the address.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
+import struct
+import sys
+from collections.abc import Iterator, Sequence
 
 from everywire.core.errors import SettingsError
 from everywire.core.limits import Limits
 from everywire.server.options import Address
 
-__all__ = ["bind", "remove_unix_socket"]
+__all__ = ["bind", "bind_slots", "remove_unix_socket", "steer"]
 
 _TCP_NOTSENT_LOWAT = 25
 _KEEPALIVE_IDLE_S = 60
 _KEEPALIVE_INTERVAL_S = 15
 _KEEPALIVE_PROBES = 4
+_HAS_SLOTS = sys.platform == "linux"
+"""Elsewhere SO_REUSEPORT does not share connections out; workers then share one socket."""
+_SO_ATTACH_REUSEPORT_CBPF = 51
+_LOAD, _MODULO, _IF_EQUAL, _RETURN = 0x20, 0x94, 0x15, 0x06
+_RANDOM = 0xFFFF_F000 + 56
+"""Where a program finds a random number (SKF_AD_OFF + SKF_AD_RANDOM)."""
 
 
 def bind(address: Address, limits: Limits) -> list[socket.socket]:
@@ -38,6 +49,75 @@ def bind(address: Address, limits: Limits) -> list[socket.socket]:
             sock.close()
         raise SettingsError(_why(address, error)) from None
     return sockets
+
+
+def bind_slots(address: Address, limits: Limits, slots: int, backlog: int) -> list[list[socket.socket]]:
+    """Bind and listen on one address once for each slot; return, for each of its sockets, one per slot.
+
+    Every slot has a queue of its own, among which the kernel shares connections out. A Unix socket has one
+    queue for all, as has every socket where the system has no slots: the same object for each.
+    Raises `SettingsError` as `bind` does, also when another server of the same user shares its port likewise.
+    """
+    opened: list[list[socket.socket]] = []
+    for first in bind(address, limits):
+        made = [first]
+        try:
+            # From here on nobody else can have the address: whoever tries finds one that listens.
+            first.listen(backlog)
+            if address.unix or slots == 1 or not _HAS_SLOTS:
+                opened.append([first] * slots)
+                continue
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # Now it is the first of a group, in which `steer` knows the others by their order.
+            while len(made) < slots:
+                made.append(_slot(first, limits, backlog))
+            opened.append(made)
+        except OSError as error:
+            for sock in [*made, *(sock for row in opened for sock in row)]:
+                sock.close()
+            raise SettingsError(_why(address, error)) from None
+    return opened
+
+
+def _slot(first: socket.socket, limits: Limits, backlog: int) -> socket.socket:
+    sock = socket.socket(first.family, first.type, first.proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if first.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _set_options(sock, limits)
+        sock.bind(first.getsockname())
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def steer(slots: Sequence[socket.socket], live: Sequence[int]) -> bool:
+    """Let new connections come to some of an address's slots only, evenly; say whether the system could.
+
+    Otherwise those of a slot without a worker would wait in its queue for the next one. It is a program for
+    the kernel (BPF, as in socket(7) under SO_ATTACH_REUSEPORT_CBPF): a random number by the number of
+    live slots says which.
+    """
+    if len(set(slots)) < 2 or not live:
+        return False
+    program = [(_LOAD, 0, 0, _RANDOM), (_MODULO, 0, 0, len(live))]
+    for place, slot in enumerate(live):
+        program += [(_IF_EQUAL, 0, 1, place), (_RETURN, 0, 0, slot)]
+    program.append((_RETURN, 0, 0, live[0]))
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
+    try:
+        slots[0].setsockopt(
+            socket.SOL_SOCKET,
+            _SO_ATTACH_REUSEPORT_CBPF,
+            struct.pack("@HP", len(program), ctypes.addressof(code)),
+        )
+    except OSError:
+        return False
+    return True
 
 
 def remove_unix_socket(path: str, inode: int) -> None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from queue import SimpleQueue
+from select import PIPE_BUF
 from typing import Any, Final
 
 import msgspec
@@ -54,6 +55,7 @@ class _Opened(msgspec.Struct, gc=False):
     peer: str
     transport: str
     path: str
+    worker: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Closed(msgspec.Struct, gc=False):
@@ -72,6 +74,22 @@ class _Closed(msgspec.Struct, gc=False):
     bytes_in: int | None
     bytes_out: int | None
     reason: str | None
+    worker: int | msgspec.UnsetType = msgspec.UNSET
+
+
+def _pieces(data: bytes) -> Iterator[memoryview]:
+    """Cut whole lines into pieces that a pipe takes as a whole: several workers write to it (pipe(7)).
+
+    A single line above `PIPE_BUF`, such as a long traceback, may still meet another's.
+    """
+    view = memoryview(data)
+    start = 0
+    while start < len(data):
+        end = data.rfind(b"\n", start, start + PIPE_BUF) + 1
+        if not end:
+            end = data.find(b"\n", start) + 1 or len(data)
+        yield view[start:end]
+        start = end
 
 
 class Log:
@@ -82,6 +100,7 @@ class Log:
         level: the least important lines that are written, one of `LEVELS`.
         clock: the time of a line, in seconds since the Unix epoch.
         max_waiting_bytes: how much may wait to be written.
+        worker: the number of the worker that this process is, for every line.
     """
 
     __slots__ = (
@@ -96,6 +115,7 @@ class Log:
         "_taken_bytes",
         "_text",
         "_thread",
+        "_worker",
         "_written_bytes",
         "dropped",
         "level",
@@ -109,8 +129,11 @@ class Log:
         clock: Callable[[], float],
         level: str = "info",
         max_waiting_bytes: int = MAX_WAITING_BYTES,
+        *,
+        worker: int | None = None,
     ) -> None:
         self._fd = fd
+        self._worker: int | msgspec.UnsetType = msgspec.UNSET if worker is None else worker
         self._clock = clock
         self.level = LEVELS.index(level) if fd is not None else len(LEVELS)
         self.max_waiting_bytes = max_waiting_bytes
@@ -151,15 +174,24 @@ class Log:
     def opened(self, connection: int, peer: str, transport: str, path: str) -> None:
         """Write that a connection carries a transport now."""
         if self.level <= 1:
-            self._take(_encode(_Opened(self._stamp(), "info", "open", connection, peer, transport, path)))
+            line = _Opened(self._stamp(), "info", "open", connection, peer, transport, path, self._worker)
+            self._take(_encode(line))
 
     def closed(self, about: tuple[int, str, str, str], *figures: Any) -> None:
         """Write that a connection ended; first what `opened` was told, then the members of `_Closed`."""
         if self.level <= 1:
-            self._take(_encode(_Closed(self._stamp(), "info", "close", *about, *figures)))
+            line = _Closed(self._stamp(), "info", "close", *about, *figures)
+            line.worker = self._worker
+            self._take(_encode(line))
 
     def _add(self, level: str, event: str, members: dict[str, Any]) -> None:
-        self._take(_encode({"time": self._stamp(), "level": level, "event": event} | members))
+        self._take(self._line(level, event, members))
+
+    def _line(self, level: str, event: str, members: dict[str, Any]) -> bytes:
+        line: dict[str, Any] = {"time": self._stamp(), "level": level, "event": event} | members
+        if self._worker is not msgspec.UNSET:
+            line["worker"] = self._worker
+        return _encode(line)
 
     def _stamp(self) -> str:
         now_ms = int(self._clock() * 1000)
@@ -182,13 +214,7 @@ class Log:
         if self.dropped != self.told:
             # Not through here again: there is always room to say what had none.
             count, self.told = self.dropped - self.told, self.dropped
-            members = {
-                "time": self._stamp(),
-                "level": "warning",
-                "event": "log_lines_dropped",
-                "count": count,
-            }
-            notice = _encode(members)
+            notice = self._line("warning", "log_lines_dropped", {"count": count})
             self._taken_bytes += len(notice) + 1
             self._lines.append(notice)
         if waiting_bytes > _FLUSHED_BYTES:
@@ -231,10 +257,10 @@ class Log:
         assert fd is not None
         while (data := self._queue.get()) is not None:
             size = len(data)
-            view = memoryview(data)
             try:
-                while view:
-                    view = view[os.write(fd, view) :]
+                for view in [memoryview(data)] if self._worker is msgspec.UNSET else _pieces(data):
+                    while view:
+                        view = view[os.write(fd, view) :]
             except OSError:
                 pass  # nobody reads any more; there is no other place to say so
             self._written_bytes += size

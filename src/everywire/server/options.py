@@ -42,6 +42,11 @@ class ServerOptions:
     """Everything a server needs besides its handler."""
 
     listen: tuple[Address, ...] = (Address(),)
+    inherited: tuple[tuple[int, int], ...] = ()
+    """Listening sockets that a parent opened: places in ``listen``, and file descriptors. Where there are
+    any, no other is opened, and what is closed here goes on listening there."""
+    worker: int | None = None
+    """The number of this worker among those of its parent, in every log line; None is no worker."""
     limits: Limits = field(default_factory=Limits)
     trusted_proxies: tuple[str, ...] = ()
     """Addresses and networks whose forwarding fields are believed; ``unix`` for unix sockets."""
