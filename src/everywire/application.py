@@ -40,6 +40,7 @@ from everywire.handlers.sockjs import SockJsHandler
 from everywire.hub.called import called
 from everywire.hub.hub import Hub
 from everywire.publishing import process
+from everywire.publishing.channels import keep_channels
 from everywire.publishing.order import BINARY_TYPE, Published, draft_of, published_at
 from everywire.sessions.shared import Shared
 from everywire.sockets.engine_options import EngineOptions
@@ -177,6 +178,8 @@ class Everywire(Registrar, Reaching):
         self._fill_hooks()
         self._application_hooks.begin(self.hooks)
         await self._assembly.start()
+        if not self.broker.log.is_local:
+            await keep_channels(self.broker.store, self.settings)
         self._start_handlers(self.hub)
         self._listen(self.shared)
         self._outside = Outside(asyncio.get_running_loop())

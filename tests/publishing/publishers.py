@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import everywire
@@ -109,7 +108,6 @@ def celery_with(pool: str, count: int, **options: Any) -> None:
     import celery
     from celery.contrib.testing.worker import start_worker
 
-    stack = ExitStack()
     app = celery.Celery("publishers", broker="memory://")
     app.conf.update(
         worker_hijack_root_logger=False,
@@ -117,20 +115,20 @@ def celery_with(pool: str, count: int, **options: Any) -> None:
         task_ignore_result=True,
     )
     # Of what is done a file tells: a backend in memory is not shared by processes.
-    done = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+    with tempfile.TemporaryFile(buffering=0) as done:
 
-    @app.task(name="tell")  # type: ignore[untyped-decorator]
-    def tell(name: str, first: int, many: int) -> None:
-        publish_all(name, many, first)
-        done.write(b".")
+        @app.task(name="tell")  # type: ignore[untyped-decorator]
+        def tell(name: str, first: int, many: int) -> None:
+            publish_all(name, many, first)
+            done.write(b".")
 
-    with stack, start_worker(app, perform_ping_check=False, pool=pool, loglevel="error", **options):
         names = ("task0",) if pool != "threads" else ("task0", "task1")
-        for first in range(0, count, 250):
-            for name in names:
-                tell.delay(name, first, 250)
-            while os.fstat(done.fileno()).st_size < len(names) * (first // 250 + 1):
-                time.sleep(0.01)
+        with start_worker(app, perform_ping_check=False, pool=pool, loglevel="error", **options):
+            for first in range(0, count, 250):
+                for name in names:
+                    tell.delay(name, first, 250)
+                while os.fstat(done.fileno()).st_size < len(names) * (first // 250 + 1):
+                    time.sleep(0.01)
 
 
 def celery_threads(count: int) -> None:

@@ -87,6 +87,15 @@ async def test_over_http_all_arrive_once_and_in_order(kind: str) -> None:
         check(await published(site.wire), KINDS[kind][1], COUNT)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_by_the_address_of_sqlite_all_arrive_once_and_in_order(kind: str, tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path}/log.db"
+    async with own_server(broker=url) as site:
+        status, said = await run(str(SCRIPT), kind, str(COUNT), EVERYWIRE_URL=url)
+        assert (status, said) == (0, "")
+        check(await published(site.wire), KINDS[kind][1], COUNT)
+
+
 async def test_a_publisher_loads_no_server() -> None:
     code = """
 import sys, everywire

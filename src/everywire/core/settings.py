@@ -71,6 +71,20 @@ class SettingsTable:
         for pattern, _ in self._rows:
             matches(pattern, "")  # a bad pattern is an error at start, not at the first lookup
 
+    @property
+    def rows(self) -> tuple[tuple[str, ChannelSettings], ...]:
+        """The patterns and their settings; the first that fits counts."""
+        return self._rows
+
+    @property
+    def default(self) -> ChannelSettings:
+        """The settings of channels that no pattern fits."""
+        return self._default
+
+    def become(self, other: SettingsTable) -> None:
+        """Take over another table's rows, for channels that are looked up from now on."""
+        self._rows, self._default = other.rows, other.default
+
     def of(self, name: str) -> ChannelSettings:
         """Return the settings of a channel."""
         for pattern, settings in self._rows:

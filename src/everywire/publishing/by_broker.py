@@ -14,10 +14,12 @@ from functools import partial
 from typing import Final
 
 from everywire.brokers.base import Appended, Broker
+from everywire.brokers.opening import open_broker
 from everywire.core import codes
 from everywire.core.errors import BrokerError, EverywireError
 from everywire.core.publication import Publication
 from everywire.core.settings import SettingsTable
+from everywire.publishing.channels import find_channels
 from everywire.publishing.destination import Destination
 from everywire.publishing.order import Order, published_at
 
@@ -67,12 +69,12 @@ class BrokerRoute:
         destination = self._destination
         broker: Broker | None = None
         try:
-            from everywire.brokers.opening import open_broker
-
             channels = destination.channels or SettingsTable()
             broker = open_broker(destination.url, destination.limits, channels)
             async with asyncio.timeout(destination.limits.broker_timeout_s):
                 await broker.start(_NobodyReads())
+                if destination.channels is None and (found := await find_channels(broker.store)):
+                    channels.become(found)
         except BaseException as error:
             await self._fail(broker, error)
             if not isinstance(error, Exception):
