@@ -307,6 +307,16 @@ class Limits:
     max_kept_share: float = 0.5
     """Share of the log budget that runs may hold together; of those that ended the oldest goes first."""
 
+    # -- workers ------------------------------------------------------------------
+    worker_start_timeout_s: float = 30.0
+    """For a worker to say that it listens; then it is ended, and another one is started."""
+    worker_restart_s: float = 5.0
+    """The longest wait until a worker that died young is started again."""
+    worker_orphan_s: float = 2.0
+    """How long readers may take to leave a worker whose parent is gone."""
+    worker_figures_s: float = 2.0
+    """How often a worker tells its parent what it has counted, for when it is killed."""
+
     # -- the rhythm -------------------------------------------------------------
     sse_retry_ms: int = 2_000
     """The ``retry:`` that an SSE reader is given at the start."""
