@@ -11,16 +11,32 @@ docs/decisions for what was measured.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from typing import Final
 
 from everywire.brokers.base import Health, Sink
-from everywire.brokers.nats_address import NatsAddress
+from everywire.brokers.canary import Canary
+from everywire.brokers.nats_address import Names, NatsAddress
+from everywire.brokers.nats_channels import Channels, Keys
+from everywire.brokers.nats_epochs import Epochs
+from everywire.brokers.nats_link import Link, Msg
+from everywire.brokers.nats_log import NatsLog
+from everywire.brokers.nats_parts import Parts
+from everywire.brokers.nats_streams import Streams
+from everywire.brokers.nats_values import NatsLeases, NatsStore, Values
+from everywire.brokers.post import Post
+from everywire.core.errors import BrokerError
 from everywire.core.limits import Limits
 from everywire.core.settings import SettingsTable
 
 __all__ = ["NatsBroker"]
+
+_log: Final = logging.getLogger("everywire.brokers")
 
 
 def _wall_ms() -> int:
@@ -40,7 +56,38 @@ class NatsBroker:
         clock_ms: Callable[[], int] = _wall_ms,
         node: str | None = None,
     ) -> None:
+        limits, settings = limits or Limits(), settings or SettingsTable()
         self.node = node or secrets.token_hex(4)
+        names = Names(address.prefix, address.shards)
+        self._names = names
+        self._link = link = Link(address, limits.broker_timeout_s, self._restored)
+        streams = Streams(link, limits.broker_timeout_s, address.replicas)
+        self._epochs = Epochs(streams, names, _configs(names, limits))
+        self._parts = Parts(
+            names,
+            link,
+            streams,
+            self._epochs,
+            Channels(names, settings),
+            Keys(limits.max_idempotency_keys),
+            limits,
+            clock_ms,
+        )
+        self._epochs.changed = self._changed
+        self.log = NatsLog(self._parts)
+        self._values = values = Values(link, streams, names, limits, clock_ms)
+        self.leases = NatsLeases(values)
+        self.store = NatsStore(values)
+        self.control = Post(self.node, self._send)
+        self._canary_subject = f"{names.prefix}.n.canary.{secrets.token_hex(8)}"
+        self._canary = Canary(
+            self._send_canary,
+            interval_s=limits.canary_interval_s,
+            timeout_s=limits.canary_timeout_s,
+            missed=link.renew,
+            healed=lambda: None,
+        )
+        self._refreshing: asyncio.Task[None] | None = None
 
     @classmethod
     def from_url(
@@ -49,22 +96,125 @@ class NatsBroker:
         """Make a broker from its address; `SettingsError` when that is wrong."""
         return cls(NatsAddress.parse(url), limits, settings, node=node)
 
+    # -- life -------------------------------------------------------------------
+
     async def start(self, sink: Sink) -> None:
         """Connect, and call the sink back from now on; `BrokerError` when the engine cannot be reached."""
-        raise NotImplementedError
+        self._parts.sink = self.control.sink = sink
+        names, link = self._names, self._link
+        link.want(names.node_all, self._posted)
+        link.want(names.node_subject(self.node), self._posted)
+        link.want(names.epoch_subject, self._epoch_told)
+        link.want(self._canary_subject, lambda msg: self._canary.heard(msg.data))
+        await link.open()
+        self._canary.start()
+        end_s = asyncio.get_running_loop().time() + self._parts.limits.canary_timeout_s
+        while not self._canary.health().ready and asyncio.get_running_loop().time() < end_s:
+            await asyncio.sleep(0.002)
 
     async def close(self) -> None:
         """Fail what is unfinished, and disconnect."""
-        raise NotImplementedError
+        await self._canary.close()
+        await self.log.close()
+        await self._values.close()
+        await self.control.close()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+        await self._link.close()
+
+    async def _restored(self) -> None:
+        """Look at the store after a connect, before anybody uses it."""
+        made = self._epochs.made
+        await self._epochs.check()
+        self.log.upkeep.recount(self._epochs.channels)
+        if self._epochs.made > made:
+            await self._link.publish(self._names.epoch_subject, self._epochs.epoch.encode())
+
+    def _changed(self) -> None:
+        """Know nothing of the channels any more: the store is another one."""
+        self._parts.channels.forget_all()
+        self._parts.keys.clear()
+
+    def _epoch_told(self, msg: Msg) -> None:
+        if msg.data.decode("ascii", "replace") != self._epochs.epoch and (
+            self._refreshing is None or self._refreshing.done()
+        ):
+            self._refreshing = asyncio.get_running_loop().create_task(
+                self._refresh(), name="refresh the epoch"
+            )
+
+    async def _refresh(self) -> None:
+        try:
+            await self._epochs.refresh()
+        except BrokerError as error:
+            _log.info("the epoch of the store is not known yet: %s", error.sentence)
+
+    # -- between nodes ---------------------------------------------------------------
+
+    async def _send(self, node: str | None, frame: bytes) -> None:
+        subject = self._names.node_all if node is None else self._names.node_subject(node)
+        await self._link.publish(subject, frame)
+
+    def _posted(self, msg: Msg) -> None:
+        self.control.received(msg.data)
+
+    async def _send_canary(self, token: bytes) -> None:
+        # That JetStream answers belongs to it; and the store may have another epoch.
+        await self._link.ready(self._parts.limits.canary_timeout_s)
+        await self._epochs.refresh()
+        await self._link.publish(self._canary_subject, token)
+
+    # -- the rest -----------------------------------------------------------------------
 
     def health(self) -> Health:
         """Say whether the canary comes back."""
-        raise NotImplementedError
+        return self._canary.health()
 
     def sweep(self) -> None:
         """Do a bounded part of the housekeeping, in the background."""
-        raise NotImplementedError
+        self.log.upkeep.sweep()
+        self._values.sweep()
 
     def statistics(self) -> dict[str, int]:
         """Return what was counted since the start."""
-        raise NotImplementedError
+        link, canary = self._link, self._canary
+        return asdict(self._parts.counters) | {
+            "bus_bytes_in": link.bytes_in,
+            "bus_bytes_out": link.bytes_out,
+            "canaries_lost": canary.lost,
+            "canaries_sent": canary.sent,
+            "channels": self.log.upkeep.count,
+            "epochs_made": self._epochs.made,
+            "hints_lost": link.lost,
+            "posts_dropped": self.control.dropped,
+            "reconnects": link.reconnects,
+            "unfinished_appends": self.log.writer.unfinished,
+        }
+
+
+def _configs(names: Names, limits: Limits) -> dict[str, tuple[str, dict[str, object]]]:
+    """Return the streams: the subjects of each, and what is particular to it."""
+    prefix = names.prefix
+    configs: dict[str, tuple[str, dict[str, object]]] = {
+        names.meta_stream: (f"{prefix}.m.>", {"max_msgs_per_subject": 2}),
+        names.values_stream: (
+            f"{prefix}.v.>",
+            {
+                "max_msgs_per_subject": 1,
+                "max_msgs": limits.max_stored_keys + limits.max_leases,
+                "discard": "new",
+            },
+        ),
+        names.large_stream: (f"{prefix}.b.>", {}),
+        names.keys_stream: (
+            f"{prefix}.k.>",
+            # Ours is the time in them; this only cleans up behind it.
+            {"max_age": max(int(2 * limits.idempotency_ttl_s), 60) * 1_000_000_000},
+        ),
+    }
+    for shard in range(names.shards):
+        subjects = f"{prefix}.c.{shard}.>"
+        republish = {"src": subjects, "dest": f"{prefix}.h.{shard}.>"}
+        configs[names.log_stream(shard)] = (subjects, {"republish": republish})
+    return configs

@@ -166,6 +166,11 @@ class Names:
         """The subject of the store's epoch."""
         return f"{self.prefix}.m.epoch"
 
+    @property
+    def epoch_subject(self) -> str:
+        """The subject that a new epoch is told under."""
+        return f"{self.prefix}.n.epoch"
+
     def node_subject(self, node: str) -> str:
         """Return the subject that one node hears."""
         return f"{self.prefix}.n.to.{token(node)}"
