@@ -1,25 +1,47 @@
-"""The broker over Redis or Valkey: one server, a Sentinel set, or a cluster."""
+"""The broker over Redis (7 or newer) or Valkey: one server, a Sentinel set, or a cluster.
+
+The parts: `redis_address` (URLs, names), `redis_link` (a connection), `redis_servers` (which server,
+redirects), `redis_channels` and `redis_scripts` (what runs inside Redis), `redis_registry` (epoch, floor,
+comparing), `redis_lanes` (appends), `redis_log`, `redis_bus` (hints), `redis_forgetting`, `redis_state`
+(leases, values).
+
+What it needs of Redis: a memory policy of ``noeviction``, and for publications that outlive Redis a
+persistence of its own; without it Redis begins anew after a restart, and readers are told so (``reset``).
+Redis acknowledges before its replicas have heard, so a failover may lose what was acknowledged last:
+readers are told that, too.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
 from collections.abc import Callable
+from typing import Final
 
-from everywire.brokers.base import Control, Health, Leases, Log, Sink, Store
+from everywire.brokers.base import Health, Sink
+from everywire.brokers.canary import Canary
+from everywire.brokers.post import Post
+from everywire.brokers.redis_address import Address, Names
+from everywire.brokers.redis_bus import Bus
+from everywire.brokers.redis_forgetting import Forgetter
+from everywire.brokers.redis_lanes import Lanes
+from everywire.brokers.redis_link import Argument
+from everywire.brokers.redis_log import RedisLog
+from everywire.brokers.redis_registry import Registry
+from everywire.brokers.redis_servers import Servers
+from everywire.brokers.redis_state import RedisLeases, RedisStore
+from everywire.core.errors import BrokerError
 from everywire.core.limits import Limits
 from everywire.core.settings import SettingsTable
 
 __all__ = ["RedisBroker"]
 
+_log: Final = logging.getLogger("everywire.brokers")
+
 
 class RedisBroker:
     """A broker whose store is Redis; ``clock_ms`` gives UNIX time in milliseconds, Redis does when None."""
-
-    node: str
-    log: Log
-    leases: Leases
-    store: Store
-    control: Control
 
     def __init__(
         self,
@@ -30,7 +52,42 @@ class RedisBroker:
         clock_ms: Callable[[], int] | None = None,
         node: str | None = None,
     ) -> None:
+        address = Address.from_url(url)
+        limits, settings = limits or Limits(), settings or SettingsTable()
         self.node = node or secrets.token_hex(4)
+        self.address = address
+
+        def now() -> Argument:
+            return "" if clock_ms is None else clock_ms()
+
+        names = self._names = Names(address)
+        timeout_s = limits.broker_timeout_s
+        servers = self._servers = Servers(address, timeout_s)
+        self._registry = Registry(names, servers, now, limits.max_channels)
+        self._bus = Bus(names, servers, timeout_s, limits.canary_timeout_s, self._heard, self._restored)
+        self._lanes = Lanes(names, servers, self._registry, limits, settings, self.node, now)
+        self.log = RedisLog(names, servers, self._registry, self._bus, self._lanes, limits, settings, now)
+        self._forgetter = Forgetter(
+            names, servers, self._registry, self._lanes, limits, self.log.watched, now
+        )
+        self.log.make_room = self._forgetter.make_room
+        self.leases = RedisLeases(names, servers, limits.max_leases, now)
+        self.store = RedisStore(names, servers, clock_ms)
+        self.control = Post(self.node, self._post)
+        self._canary = Canary(
+            self._send_canary,
+            interval_s=limits.canary_interval_s,
+            timeout_s=limits.canary_timeout_s,
+            missed=self._missed,
+            healed=self._healed,
+        )
+        self._patience_s = timeout_s
+        self._is_ready = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._own = names.node(self.node)
+        self._bytes_out = self._sent = 0
+        # The subject of a hint is a channel's key with another last letter.
+        self._before, self._after = names.subject("\0").split("\0")
 
     @classmethod
     def from_url(
@@ -39,20 +96,120 @@ class RedisBroker:
         """Make a broker for an address; `SettingsError` when it is none."""
         return cls(url, limits, settings, node=node)
 
+    def __repr__(self) -> str:
+        return f"RedisBroker({self.address.kind}, {self.address.shown})"
+
+    # -- life -------------------------------------------------------------------------
+
     async def start(self, sink: Sink) -> None:
-        """Connect, and call the sink back from now on."""
-        raise NotImplementedError
+        """Connect, and call the sink back from now on.
+
+        Waits until the link works in both directions, but not longer than the broker's time-out: then it goes
+        on trying, and `health` says that it is not ready.
+        """
+        self.log.sink = sink
+        self.control.sink = sink
+        self._bus.listen(self._own)
+        self._bus.listen(self._names.all)
+        self._bus.start()
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._registry.verify()
+                await self._bus.until_heard([self._own])
+        except (BrokerError, TimeoutError) as error:
+            _log.warning("Redis at %s is not there yet: %s", self.address.shown, error)
+        self._canary.start()
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._is_ready.wait()
+        except TimeoutError:
+            _log.warning("going on without Redis at %s until it is there", self.address.shown)
 
     async def close(self) -> None:
-        """Disconnect; finish or fail what is unfinished."""
+        """Disconnect; what is unfinished fails."""
+        await self._canary.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.control.close()
+        await self._forgetter.close()
+        await self._lanes.close()
+        await self.log.close()
+        await self._bus.close()
+        await self._registry.close()
+        await self._servers.close()
+        await asyncio.sleep(0)  # what hung on a link hears now that it is closed
 
     def health(self) -> Health:
         """Say whether what this node sends to itself through Redis comes back."""
-        return Health(False, "not started")
+        return self._canary.health()
 
     def sweep(self) -> None:
-        """Do a bounded part of the housekeeping."""
+        """Begin to forget some idle channels; `everywire.brokers.redis_forgetting` says how."""
+        self._forgetter.sweep()
 
     def statistics(self) -> dict[str, int]:
         """Return what happened so far, for the metrics."""
-        return {}
+        lanes, bus, log = self._lanes, self._bus, self.log
+        return {
+            "appends": lanes.appends,
+            "batches": lanes.calls,
+            "errors": lanes.errors,
+            "buffered": lanes.buffered,
+            "unfinished": lanes.unfinished,
+            "hints_sent": log.hints_sent + self._sent,
+            "hints_received": bus.received,
+            "hints_lost": log.hints_lost,
+            "bus_bytes_out": log.bytes_out + self._bytes_out,
+            "bus_bytes_in": bus.bytes_in,
+            "reconnects": self._servers.reconnects + bus.reconnects,
+            "canaries_sent": self._canary.sent,
+            "canaries_lost": self._canary.lost,
+            "new_epochs": self._registry.renewed,
+            "channels_forgotten": self._forgetter.forgotten,
+            "frames_dropped": self.control.dropped,
+        }
+
+    # -- the bus ------------------------------------------------------------------------
+
+    def _heard(self, subject: str, payload: bytes) -> None:
+        if subject == self._own:
+            if payload[:1] == b"c":
+                self._canary.heard(payload[1:])
+            else:
+                self.control.received(payload[1:])
+        elif subject == self._names.all:
+            self.control.received(payload[1:])
+        else:
+            self.log.heard(subject[len(self._before) : -len(self._after)], payload)
+
+    async def _publish(self, subject: str, payload: bytes) -> int:
+        verb = "SPUBLISH" if self._names.is_cluster else "PUBLISH"
+        self._sent += 1
+        self._bytes_out += len(payload)
+        slot = self._names.slot(subject)
+        return int(await self._servers.ask(slot, (verb, subject, payload)))
+
+    async def _post(self, node: str | None, frame: bytes) -> None:
+        if node is None:
+            await self._publish(self._names.all, b"p" + frame)
+        elif not await self._publish(self._names.node(node), b"p" + frame):
+            raise BrokerError(f"there is no node {node}")
+
+    # -- whether the link works -----------------------------------------------------------
+
+    async def _send_canary(self, token: bytes) -> None:
+        await self._publish(self._own, b"c" + token)
+
+    def _missed(self, reason: str) -> None:
+        self._is_ready.clear()
+        self._bus.drop_links(f"deaf: {reason}")
+        self._servers.drop_links(f"deaf: {reason}")
+
+    def _healed(self) -> None:
+        self._is_ready.set()
+        self._restored()
+
+    def _restored(self) -> None:
+        """Hear what was missed: compare the store, and where the watched channels stand."""
+        self.log.catch_up()
