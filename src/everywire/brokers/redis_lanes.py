@@ -91,8 +91,11 @@ Making = Callable[[Lane], Awaitable[tuple[Argument, Argument]]]
 
 
 class Lanes:
-    """All lanes of a node. ``make`` gets leave to make a channel, as the script wants it, or raises;
-    ``repair`` makes good what was evicted of one; ``appended`` hears what a call did before its publishers."""
+    """All lanes of a node.
+
+    ``make`` gets leave to make a channel, as the script wants it, or raises; ``repair`` makes good what was
+    evicted of one; ``appended`` hears what a call did before its publishers do.
+    """
 
     def __init__(
         self,
@@ -245,6 +248,9 @@ class Lanes:
     # -- the long way -----------------------------------------------------------------
 
     def _spawn(self, lane: Lane, items: Sequence[Item]) -> None:
+        if self._is_closed:
+            self._fail(lane, items, BrokerError("the broker is closed"))
+            return
         task = asyncio.get_running_loop().create_task(self._insist(lane, items), name="append to Redis")
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, lane, items))

@@ -124,6 +124,8 @@ class RedisLog:
     async def _make(self, lane: Lane) -> tuple[Argument, Argument]:
         """Get leave to make a channel, together with all others that are to be made now."""
         future: asyncio.Future[tuple[Argument, Argument]] = asyncio.get_running_loop().create_future()
+        if self._is_closed:
+            raise BrokerError("the broker is closed")
         if not self._asked:
             asyncio.get_running_loop().call_soon(self._start, self._register, _ignore)
         self._asked.append((lane, future))
