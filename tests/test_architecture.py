@@ -46,6 +46,7 @@ INWARD: Mapping[str, frozenset[str]] = {
          "."}
     ),
     "handlers": frozenset({"core", "codecs", "brokers", "hub", "access", "sessions", "sockets"}),
+    "embedding": frozenset({"core", "brokers"}),
     "publishing": frozenset({"core", "codecs", "brokers", "access", "client", "handlers"}),
     "assembly": frozenset(
         {"core", "codecs", "brokers", "hub", "access", "sessions", "sockets", "transports", "server", "asgi",
@@ -55,7 +56,7 @@ INWARD: Mapping[str, frozenset[str]] = {
     "application": frozenset(
         {"core", "codecs", "brokers", "hub", "access", "sessions", "sockets", "transports", "server", "asgi",
          "api",
-         "console", "handlers", "assembly", "publishing"}
+         "console", "handlers", "assembly", "embedding", "publishing"}
     ),
     "cli": frozenset(
         {"core", "codecs", "brokers", "hub", "access", "sessions", "sockets", "transports", "server", "asgi",

@@ -30,6 +30,7 @@ from everywire.core.limits import Limits
 from everywire.core.publication import Draft
 from everywire.core.settings import SettingsTable
 from everywire.core.version import __version__
+from everywire.embedding.place import Place, take_place
 from everywire.handlers.engineio import EngineHandler
 from everywire.handlers.outside import Outside, Receipt, failed
 from everywire.handlers.producers import Producers
@@ -64,7 +65,8 @@ class Everywire(Registrar, Reaching):
 
     Args:
         broker: where the logs live, as a broker or as its address such as ``redis://localhost``; by default
-            this process (`MemoryBroker`). See docs/workers.md.
+            this process (`MemoryBroker`), or a file of SQLite where an ASGI server runs several processes.
+            See docs/workers.md and docs/embedding.md.
         node: this node's name among others of the same broker, where it has an address; random by default.
         dev: everybody may do everything.
         limits: bounds and deadlines, by default those of `Limits`.
@@ -146,11 +148,11 @@ class Everywire(Registrar, Reaching):
         )
         self._complete(sockjs, sockjs_client_url)
         self.settings = assembly.settings
-        self.broker = assembly.broker
         self.gate = assembly.gate
         self.operations = assembly.operations
         self.handle: Final = assembly.handle
-        self.asgi = AsgiApplication(self.handle, self, self.limits)
+        self._embedded = _Embedded(self, assembly, None if broker is None else assembly.broker, state_dir)
+        self.asgi = AsgiApplication(self.handle, self._embedded, self.limits)
 
     def _complete(self, sockjs: str, sockjs_client_url: str) -> None:
         """Add what is served and counted besides."""
@@ -167,6 +169,11 @@ class Everywire(Registrar, Reaching):
     def shared(self) -> Shared:
         """The parts that sessions and transports share; between `start` and `close`."""
         return self._assembly.shared
+
+    @property
+    def broker(self) -> Broker:
+        """Where the logs live."""
+        return self._assembly.broker
 
     @property
     def hub(self) -> Hub:
@@ -205,11 +212,11 @@ class Everywire(Registrar, Reaching):
 
     @asynccontextmanager
     async def _lifespan(self) -> Any:
-        await self.start()
+        await self._embedded.start()
         try:
             yield
         finally:
-            await self.close()
+            await self._embedded.close()
 
     # -- SockJS and Engine.IO ---------------------------------------------------
 
@@ -300,6 +307,38 @@ class Everywire(Registrar, Reaching):
         except EverywireError as error:
             return failed(error)
         return self._outside.begin(partial(self._append, draft))
+
+
+class _Embedded:
+    """A server's life in another server's process, which may be one of several."""
+
+    __slots__ = ("_assembly", "_named", "_place", "_state_dir", "_wire")
+
+    def __init__(
+        self, wire: Everywire, assembly: Assembly, named: Broker | None, state_dir: str
+    ) -> None:
+        self._wire = wire
+        self._assembly = assembly
+        self._named = named
+        self._state_dir = state_dir
+        self._place: Place | None = None
+
+    async def start(self) -> None:
+        """Find out how this process shares its channels with others, and start."""
+        self._place = place = await take_place(self._named, self._state_dir)
+        try:
+            if place.url:
+                self._assembly.use_broker(place.url)
+            await self._wire.start()
+        except BaseException:
+            place.leave()
+            raise
+
+    async def close(self) -> None:
+        """Stop."""
+        await self._wire.close()
+        if self._place is not None:
+            self._place.leave()
 
 
 def _socket_settings(given: SocketSettings | Mapping[str, Any] | None) -> SocketSettings | None:

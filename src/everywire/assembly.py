@@ -20,7 +20,7 @@ from everywire.access.revocations import Revocations
 from everywire.access.rules import Rules
 from everywire.access.tickets import Tickets
 from everywire.access.tokens import Tokens
-from everywire.api.figures import hub_figures, session_figures, socket_figures
+from everywire.api.figures import hub_figures, relay_figures, session_figures, socket_figures
 from everywire.api.operations import Operations
 from everywire.api.server_api import ServerApi
 from everywire.brokers.base import Broker, Health
@@ -93,10 +93,10 @@ class Assembly:
         self.limits = limits or Limits()
         self.settings = channels or SettingsTable()
         self.budget = Budget(self.limits.log_budget_bytes)
-        if broker is None or isinstance(broker, str):
-            url = broker or "memory:"
-            broker = open_broker(url, self.limits, self.settings, budget=self.budget, node=node)
-        self.broker = broker
+        self._node = node
+        self.broker = (
+            self._open(broker or "memory:") if broker is None or isinstance(broker, str) else broker
+        )
         self.rules = rules
         self.gate = Gate(allowed_origins, allow_credentials, allowed_hosts, is_loopback)
         self.hooks = hooks or Hooks()
@@ -118,7 +118,8 @@ class Assembly:
         if socketio is not None:
             self.engine_mounts.add(_SOCKETIO, self._accept_sockets, _options_of(socketio))
         self._shared: Shared | None = None
-        self._relaying = Relaying(self.handle, advertise, log_fd)
+        self._relaying = relaying = Relaying(self.handle, advertise, log_fd)
+        self.operations.figures.add(lambda: relay_figures(relaying.relay, relaying.private))
         self._state_dir = state_dir
 
     @property
@@ -149,10 +150,21 @@ class Assembly:
         self._sockets = sockets = Sockets(shared, self._handling, self._socket_settings)
         return sockets.accept
 
-    async def start(self) -> None:
-        """Start in the running event loop. A server starts once."""
+    def _open(self, url: str) -> Broker:
+        return open_broker(url, self.limits, self.settings, budget=self.budget, node=self._node)
+
+    def use_broker(self, url: str) -> None:
+        """Take another broker, before the start."""
+        self._check_not_started()
+        self.broker = self._open(url)
+
+    def _check_not_started(self) -> None:
         if self._shared is not None:
             raise SettingsError("this server was started already")
+
+    async def start(self) -> None:
+        """Start in the running event loop. A server starts once."""
+        self._check_not_started()
         hub = Hub(
             self.broker,
             asyncio.get_running_loop(),

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from everywire.asgi.exchange import HttpExchange, SocketExchange
 from everywire.asgi.pump import Event, Pump
+from everywire.core.errors import EverywireError
 from everywire.core.limits import Limits
 from everywire.transports.exchange import Handler, Request
 
@@ -87,7 +88,12 @@ class AsgiApplication:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        await self._life.start()
+        try:
+            await self._life.start()
+        except EverywireError as error:
+            # Raised, it would look like an application without a lifespan, and be served as one.
+            await send({"type": "lifespan.startup.failed", "message": f"everywire: {error.sentence}"})
+            return
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.drain()

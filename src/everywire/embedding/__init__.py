@@ -1,0 +1,1 @@
+"""Embedding: a server inside another one's processes, which may be several."""
