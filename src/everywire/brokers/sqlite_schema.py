@@ -12,6 +12,7 @@ noted in a small file beside it (`Mark`), for who was not there when the copy wa
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sqlite3
@@ -61,6 +62,9 @@ create table letters (id integer primary key, frame blob not null, ends_ms integ
 pragma user_version = {_VERSION};
 pragma application_id = {_APPLICATION_ID};
 """
+
+
+_log: Final = logging.getLogger("everywire.brokers")
 
 
 class Identity(NamedTuple):
@@ -115,9 +119,10 @@ def _boot() -> str:
 
 
 def open_database(
-    path: Path, *, is_full: bool, busy_timeout_s: float, is_reader: bool = False
+    path: Path, *, is_full: bool, busy_timeout_s: float, seen: int = 0, is_reader: bool = False
 ) -> sqlite3.Connection:
-    """Open the file, made if there is none, for the thread that calls; raise `sqlite3.Error`."""
+    """Open the file, made if there is none, for the thread that calls; raise `sqlite3.Error`. When it stands
+    behind the serial that was seen of it, it begins a new epoch."""
     if not is_reader:
         _make_private(path)
     connection = sqlite3.connect(
@@ -133,7 +138,7 @@ def open_database(
         connection.execute(f"pragma journal_size_limit = {_WAL_KEPT_BYTES}").fetchone()
         # Full for the note that commits may be lost from now on, without which a loss goes unnoticed.
         connection.execute("pragma synchronous = full")
-        _prepare(connection, is_full)
+        _prepare(connection, is_full, seen)
         if not is_full:
             connection.execute("pragma synchronous = normal")
     except BaseException:
@@ -172,7 +177,7 @@ def _make_private(path: Path) -> None:
         raise sqlite3.OperationalError(f"{path}: {error.strerror}") from None
 
 
-def _prepare(connection: sqlite3.Connection, is_full: bool) -> None:
+def _prepare(connection: sqlite3.Connection, is_full: bool, seen: int) -> None:
     """Make the tables of an empty file; note the machine's start, and change the epoch if it lost commits."""
     connection.execute("begin immediate")
     try:
@@ -186,14 +191,17 @@ def _prepare(connection: sqlite3.Connection, is_full: bool) -> None:
             row = (new_epoch(), next_serial(0))
             connection.execute("insert into meta values (1, ?, ?, 0, 0, 0, 0, 0, 0, '', 0, 1)", row)
         boot = _boot()
-        had_boot, is_lossy, is_clean = connection.execute(
-            "select boot, is_lossy, is_clean from meta"
+        epoch, serial, had_boot, is_lossy, is_clean = connection.execute(
+            "select epoch, serial, boot, is_lossy, is_clean from meta"
         ).fetchone()
-        if had_boot and had_boot != boot and is_lossy and not is_clean:
-            connection.execute("update meta set epoch = ?", (new_epoch(),))
+        serial += 1
+        if (had_boot and had_boot != boot and is_lossy and not is_clean) or serial <= seen:
+            _log.warning("the log store may have lost publications; it begins a new epoch")
+            epoch, serial = new_epoch(), next_serial(max(seen, serial))
         is_lossy = not is_full or (is_lossy and had_boot == boot)
         connection.execute(
-            "update meta set boot = ?, is_lossy = ?, is_clean = 0, serial = serial + 1", (boot, is_lossy)
+            "update meta set epoch = ?, serial = ?, boot = ?, is_lossy = ?, is_clean = 0",
+            (epoch, serial, boot, is_lossy),
         )
         connection.execute("commit")
     except BaseException:

@@ -204,11 +204,13 @@ class Writer:
                 self._remove_left_overs()
             self._is_moved = True
         self._connection = open_database(
-            self._path, is_full=self._is_full, busy_timeout_s=self._limits.broker_timeout_s
+            self._path,
+            is_full=self._is_full,
+            busy_timeout_s=self._limits.broker_timeout_s,
+            seen=max(self._witness.serial, self._mark.read()),
         )
         self._witness.identity = identify(self._path)
         self._beside = (identify(f"{self._path}-wal"), identify(f"{self._path}-shm"))
-        self._witness.saw(self._mark.read())
         return self._connection
 
     def _remove_left_overs(self) -> None:

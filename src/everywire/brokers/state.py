@@ -37,7 +37,7 @@ _NETWORK_FUSE: Final = frozenset(
 )  # fmt: skip
 
 
-def state_dir(given: str = "", *, name: str = "", mounts: Path = _MOUNTS) -> Path:
+def state_dir(given: str = "", *, name: str = "", mounts: Path | None = None) -> Path:
     """Return the state directory, made if there is none, only for the server's user (0700).
 
     It is what was given, else ``$EVERYWIRE_STATE_DIR``, else ``$XDG_RUNTIME_DIR/everywire``, else
@@ -87,7 +87,7 @@ def _make(directory: Path) -> None:
         )
 
 
-def check_local(path: Path, mounts: Path = _MOUNTS) -> None:
+def check_local(path: Path, mounts: Path | None = None) -> None:
     """Raise `SettingsError` when a path is on a file system of another machine."""
     kind = file_system(path, mounts)
     if kind in _NETWORK or kind.partition("fuse.")[2] in _NETWORK_FUSE:
@@ -97,10 +97,10 @@ def check_local(path: Path, mounts: Path = _MOUNTS) -> None:
         )
 
 
-def file_system(path: Path, mounts: Path = _MOUNTS) -> str:
+def file_system(path: Path, mounts: Path | None = None) -> str:
     """Return the type of the file system that a path is on; "" where the system does not tell."""
     try:
-        lines = mounts.read_text("utf-8", "surrogateescape").splitlines()
+        lines = (mounts or _MOUNTS).read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return ""
     return _kind_at(os.path.realpath(path), lines)
