@@ -11,7 +11,7 @@ import itertools
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from everywire import Everywire
 from everywire.testing.shared_broker import SharedStore
@@ -31,7 +31,7 @@ class _End(asyncio.Protocol):
         self.early: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's own have no common base with asyncio's
         self.transport = transport
         other = self.other
         if other is not None:
@@ -84,16 +84,24 @@ async def nodes(
     host: str = "own",
     make: Callable[..., Everywire] = Everywire,
     store: SharedStore | None = None,
+    engine: str = "",
     **options: Any,
 ) -> AsyncIterator[list[Site]]:
-    """Run nodes that are called ``node0``, ``node1`` and so on; options are those of `Everywire`."""
+    """Run nodes that are called ``node0``, ``node1`` and so on; options are those of `Everywire`.
+
+    With an ``engine`` (``sqlite``) they have a real broker each instead of the store.
+    """
     store = store or SharedStore()
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everywire-"))
         settings = {"dev": True, "is_loopback": True, "state_dir": folder, **options}
         sites = []
         for number in range(count):
-            wire = make(broker=store.node(f"node{number}"), **settings)
+            name = f"node{number}"
+            if engine:
+                wire = make(broker=f"{engine}://{folder}/engine", node=name, **settings)
+            else:
+                wire = make(broker=store.node(name), **settings)
             sites.append(await stack.enter_async_context(serving_wire(host, wire, _NO_CERTIFICATE)))
         yield sites
 

@@ -51,3 +51,43 @@ async def test_sessions_of_sockjs_are_found_from_anywhere(transport: str) -> Non
                 assert '"id":2' in await session.take()
             finally:
                 await session.abort()
+
+
+@pytest.mark.parametrize("transport", ["polling", "websocket"])
+async def test_a_client_recovers_on_another_worker(transport: str) -> None:
+    """Its connection was cut, and its owner is gone: what it was is in the broker, and so are the events."""
+    async with nodes(2, engine="sqlite") as (here, there), asyncio.timeout(3 * DEADLINE_S):
+        first = SocketIo(here.url, transport)
+        await first.connect()
+        await first.call("subscribe", "news")
+        await there.publish("news", 1)
+        assert (await first.event())[1] == 1
+        await first.abort()
+        await here.wire.close()
+        await there.publish("news", 2)
+        again = SocketIo(there.url, transport)
+        await again.connect(first.pid, first.offset)
+        assert again.is_recovered and again.sid == first.sid
+        assert (await again.event())[1] == 2
+        await again.abort()
+
+
+async def test_clients_are_served_over_a_real_broker() -> None:
+    async with nodes(3, engine="sqlite") as sites, balanced(sites) as url, asyncio.timeout(3 * DEADLINE_S):
+        for number in range(FEWER):
+            reader = SocketIo(url, "polling")
+            session = SockJs(url, "xhr")
+            try:
+                await reader.connect()
+                await reader.call("subscribe", "crowd")
+                await session.connect()
+                await session.send('{"id":1,"connect":{}}')
+                assert '"connect"' in await session.take()
+                await session.send('{"id":2,"subscribe":{"channel":"crowd"}}')
+                assert '"id":2' in await session.take()
+                await sites[number % 3].publish("crowd", number)
+                assert (await reader.event())[1] == number
+                assert f'"data":{number}' in await session.take()
+            finally:
+                await reader.abort()
+                await session.abort()

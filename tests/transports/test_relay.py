@@ -14,7 +14,7 @@ from everywire.core.limits import Limits
 from everywire.sockets.engine_options import EngineOptions
 from everywire.testing.shared_broker import SharedStore
 from tests.serving import DEADLINE_S, Site, until
-from tests.transports.engines import PATH, PATIENT, Upgrader, open_polling
+from tests.transports.engines import PATH, PATIENT, Polling, Upgrader, open_polling
 from tests.transports.relaying import Node, at, node_of, relaying
 
 UNKNOWN: Final = {"code": 1, "message": "Session ID unknown"}
@@ -306,3 +306,15 @@ async def test_a_store_of_this_process_alone_needs_no_private_address() -> None:
         assert wire.relaying.relay is None
     finally:
         await wire.close()
+
+
+async def test_what_is_forwarded_is_counted() -> None:
+    async with relaying() as (here, there):
+        client = at(there, await open_polling(here))
+        await client.send("4hello")
+        assert (await Polling(there, {"sid": "gone.x"}).get()).status_code == 400
+        told = (await there.http.get("/metrics")).text
+        assert 'everywire_relay_total{what="forwarded"} 2.0' in told
+        assert 'everywire_relay_total{what="lost"} 1.0' in told
+        assert "everywire_relay_connections 1.0" in told
+        assert 'everywire_relay_total{what="taken"} 1.0' in (await here.http.get("/metrics")).text

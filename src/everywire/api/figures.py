@@ -19,8 +19,18 @@ from everywire.sessions.shared import Shared
 from everywire.sockets.engines import Engines
 from everywire.sockets.link import POLLING, WEBSOCKET
 from everywire.sockets.sockets import Sockets
+from everywire.transports.relay_private import PrivateSide
+from everywire.transports.relay_way import PeerRelay
 
-__all__ = ["Figure", "Figures", "hub_figures", "session_figures", "socket_figures", "webhook_figures"]
+__all__ = [
+    "Figure",
+    "Figures",
+    "hub_figures",
+    "relay_figures",
+    "session_figures",
+    "socket_figures",
+    "webhook_figures",
+]
 
 _SOCKETIO_NOW: Final = {
     "connections": "Connections that speak Socket.IO",
@@ -183,3 +193,24 @@ def socket_figures(
             yield Figure(f"everywire_socketio_{name}", _SOCKETIO_NOW[name], count)
         else:
             yield Figure("everywire_socketio_total", "What came of Socket.IO", count, "what", name)
+
+
+def relay_figures(relay: PeerRelay | None, private: PrivateSide | None) -> Iterator[Figure]:
+    """Tell what was forwarded between this node and others; nothing where there are no others."""
+    if relay is None or private is None:
+        return
+    help_ = (
+        "Requests that were forwarded to the node of their session, and those of others, by what came of it"
+    )
+    for what, count in (
+        ("forwarded", relay.forwarded),
+        ("lost", relay.lost),
+        ("broken", relay.broken),
+        ("taken", private.taken),
+        ("refused", private.refused),
+    ):
+        yield Figure("everywire_relay_total", help_, count, "what", what)
+    yield Figure(
+        "everywire_relay_connections", "Connections to the private addresses of nodes", len(relay.links)
+    )
+    yield Figure("everywire_relay_looks_total", "Times that other nodes were looked up", relay.peers.looks)

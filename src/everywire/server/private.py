@@ -27,6 +27,7 @@ from everywire.server.server import Server
 from everywire.transports.exchange import Handler
 from everywire.transports.relay import Releasable
 from everywire.transports.relay_link import RELEASE
+from everywire.transports.relay_links import MAX_IDLE_S
 
 __all__ = ["PrivateConnection", "PrivateServer", "remove_left_behind"]
 
@@ -114,6 +115,7 @@ class PrivateServer(Server):
                 max_head_bytes=limits.max_head_bytes + _MORE_HEAD_BYTES,
                 max_headers=limits.max_headers + _MORE_HEADERS,
                 max_connections_per_address=0,
+                keep_alive_timeout_s=max(limits.keep_alive_timeout_s, 3 * MAX_IDLE_S),
             ),
             log_fd=log_fd,
             log_level="info" if log_fd is not None else "error",

@@ -16,9 +16,10 @@ from everywire.sessions.tasks import Tasks
 from everywire.transports.relay_link import PeerLink
 from everywire.transports.relay_peers import Peer
 
-__all__ = ["Links"]
+__all__ = ["MAX_IDLE_S", "Links"]
 
-_MAX_IDLE_S: Final = 20.0
+MAX_IDLE_S: Final = 20.0
+"""How long an idle connection may be used again; its peer keeps it open for longer."""
 _MAX_IDLE: Final = 256
 """Idle connections kept for one peer."""
 
@@ -42,7 +43,7 @@ class Links:
         idle = self._idle.get(peer.label)
         while idle:
             link = idle.pop()
-            if link.is_open and self._hub.time() - link.idle_s < _MAX_IDLE_S:
+            if link.is_open and self._hub.time() - link.idle_s < MAX_IDLE_S:
                 done(link)
                 return
             link.abort()
@@ -85,7 +86,7 @@ class Links:
             return
         idle = self._idle.setdefault(label, deque())
         idle.append(link)
-        while idle and (len(idle) > _MAX_IDLE or link.idle_s - idle[0].idle_s > _MAX_IDLE_S):
+        while idle and (len(idle) > _MAX_IDLE or link.idle_s - idle[0].idle_s > MAX_IDLE_S):
             idle.popleft().abort()
 
     def _closed(self, link: PeerLink) -> None:
