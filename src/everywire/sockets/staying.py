@@ -22,7 +22,7 @@ from everywire.core.position import Place
 from everywire.core.publication import Publication
 from everywire.core.wheel import Slot
 from everywire.hub.hub import Hub
-from everywire.sockets.marks import EARLIER
+from everywire.sockets.marks import EARLIER, earlier_copies
 from everywire.sockets.rooms import is_everyone
 from everywire.sockets.stays import Stay
 
@@ -59,7 +59,17 @@ class Home(Protocol):
 class Staying:
     """The rooms of one socket, present and just past."""
 
-    __slots__ = ("_holds", "_home", "_hub", "_is_closed", "_joining", "_leaving", "_recent", "stays")
+    __slots__ = (
+        "_holds",
+        "_home",
+        "_hub",
+        "_is_closed",
+        "_joining",
+        "_leaving",
+        "_named",
+        "_recent",
+        "stays",
+    )
 
     def __init__(self, hub: Hub, home: Home) -> None:
         self._hub = hub
@@ -67,6 +77,9 @@ class Staying:
         self.stays: dict[str, list[Stay]] = {}
         """By channel; those that are over stay for a while."""
         self._joining: dict[str, list[Joined]] = {}
+        self._named: dict[str, int | None] = {}
+        """Channels of which the log was asked where they stand, and the newest offset of each that a copy
+        elsewhere named meanwhile; None when there may have been one that this node did not hear of."""
         self._leaving: dict[str, list[Left]] = {}
         self._holds: dict[str, None] = {}
         """Channels that are followed although nothing reads them for this socket yet."""
@@ -105,6 +118,8 @@ class Staying:
             self._hub.deadlines.disarm((self, channel), slot)
             self._hub.marks.ignore(EARLIER, channel, self._home.copied)
         self._recent.clear()
+        for channel in tuple(self._named):
+            self._stop_listening(channel)
         self._joining.clear()
         self._leaving.clear()
         self.let_go()
@@ -155,18 +170,45 @@ class Staying:
             assert here is not None
             self._enter(channel, here)
         else:
-            self._hub.broker.log.heads((channel,), partial(self._placed, channel, asked))
+            self._ask_place(channel, asked)
+
+    def _ask_place(self, channel: str, asked: list[Joined]) -> None:
+        if channel not in self._named:
+            self._named[channel] = 0
+            self._hub.marks.listen(EARLIER, channel, self._copied)
+        self._hub.broker.log.heads((channel,), partial(self._placed, channel, asked))
+
+    def _copied(self, _: str, publication: Publication | None) -> None:
+        """Hear of events with a copy where the socket is about to be: it is told of them elsewhere, and
+        comes after them."""
+        if publication is None:
+            self._named = dict.fromkeys(self._named)
+            return
+        for name, offset in earlier_copies(publication):
+            known = self._named.get(name)
+            if known is not None:
+                self._named[name] = max(known, offset)
+
+    def _stop_listening(self, channel: str) -> int | None:
+        self._hub.marks.ignore(EARLIER, channel, self._copied)
+        return self._named.pop(channel)
 
     def _placed(
         self, channel: str, asked: list[Joined], heads: Mapping[str, Head] | EverywireError
     ) -> None:
         if not self._is_joining(channel, asked):
+            if channel in self._named and channel not in self._joining:
+                self._stop_listening(channel)
             return
+        named = self._stop_listening(channel)
         if isinstance(heads, EverywireError):
             self._enter(channel, heads)
+        elif named is None:
+            self._ask_place(channel, asked)
         else:
-            head = heads[channel]
-            self._enter(channel, Place(head.epoch, head.last))
+            head, here = heads[channel], self._hub.place(channel)
+            is_same = here is not None and here.epoch == head.epoch
+            self._enter(channel, Place(head.epoch, max(head.last, named) if is_same else head.last))
 
     def _enter(self, channel: str, place: Place | EverywireError) -> None:
         callbacks = self._joining.pop(channel)
