@@ -185,26 +185,25 @@ class Ledger:
         execute = self._connection.execute
         watched = []
         is_done = False
-        for id, name, last, is_watched in execute(
-            "select id, name, last, exists (select 1 from watches where channel = name) from channels"
+        for id, name, last, size, is_watched in execute(
+            "select id, name, last, bytes, exists (select 1 from watches where channel = name) from channels"
             " where kept_until_ms is null order by used_s limit ?",
             (_SEARCHED,),
         ).fetchall():
             if is_watched:
                 watched.append((self._now_ms // 1000, id))
                 continue
-            self._forget(id, name, last)
+            self._forget(id, name, last, size)
             is_done = True
             break
         # The next search goes on behind those that may not go.
         self._connection.executemany("update channels set used_s = ? where id = ?", watched)
         return is_done
 
-    def _forget(self, id: int, name: str, last: int) -> None:
-        execute = self._connection.execute
-        (freed,) = execute("delete from channels where id = ? returning bytes", (id,)).fetchone()
-        execute("delete from publications where channel = ?", (id,))
-        self.meta.bytes -= freed
+    def _forget(self, id: int, name: str, last: int, size: int) -> None:
+        self._connection.execute("delete from channels where id = ?", (id,))
+        self._connection.execute("delete from publications where channel = ?", (id,))
+        self.meta.bytes -= size
         self.meta.channels -= 1
         self.meta.forgotten = max(self.meta.forgotten, last)
         self._stands.pop(name, None)
@@ -344,7 +343,7 @@ class Ledger:
             self._let_go(stand)
         self._trim(stand)
         if stand.first > stand.last and stand.until_ms is None and not is_watched:
-            self._forget(stand.id, stand.name, stand.last)
+            self._forget(stand.id, stand.name, stand.last, stand.bytes)
         elif was != (stand.first, stand.until_ms):
             self._connection.execute(_UPDATE, self._updated(stand))
 
