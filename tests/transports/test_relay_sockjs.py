@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 import pytest
 import pytest_asyncio
 
+from everywire.core.limits import Limits
 from everywire.server.relaying import Relaying
 from everywire.sockets.sockjs_link import SockJsOptions
 from everywire.testing.shared_broker import SharedStore
@@ -229,3 +230,53 @@ async def test_commands_find_the_stream_of_their_session(pair: list[Site]) -> No
         assert json.loads(await anext(lines))["push"]["pub"]["data"] == "hello"
         unknown = {**asked, "node": "another"}
         assert (await there.http.post("/emulation", json=unknown)).status_code == 404
+
+
+# -- who only knocks --------------------------------------------------------------------------------------
+
+
+async def test_whoever_leaves_before_a_session_begins_leaves_nothing_in_the_store() -> None:
+    store = SharedStore()
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def authenticate(request: object) -> None:
+        asked.set()
+        await answered.wait()
+
+    async with nodes(1, make=SockJsWire, store=store) as (here,):
+        here.wire.authenticate(authenticate)
+        waiting = asyncio.create_task(post(here, f"{new_session()}/xhr"))
+        await asked.wait()
+        assert len(keys_of(store)) == 1
+        waiting.cancel()
+        await asyncio.sleep(0.05)
+        answered.set()
+        await until(lambda: keys_of(store) == [])
+        assert len(mount_of(here).table) == 0
+
+
+async def test_an_address_without_a_place_leaves_nothing_in_the_store() -> None:
+    store = SharedStore()
+    async with nodes(1, make=SockJsWire, store=store, limits=Limits(max_sockjs_sessions=1)) as (here,):
+        assert await poll(here, new_session()) == "o"
+        assert (await post(here, f"{new_session()}/xhr")).status_code == 503
+        await until(lambda: len(keys_of(store)) == 1)
+
+
+async def test_what_was_written_down_is_kept_good_while_sessions_last() -> None:
+    store = SharedStore()
+    async with nodes(1, make=SockJsWire, store=store) as (here,):
+        assert await poll(here, new_session()) == "o"
+        homes = homes_of(here)
+        (key,) = keys_of(store)
+        values: Any = store.far.store
+        before = values._values[key][1]
+        await homes.renew_due()
+        assert values._values[key][1] == before  # it is young
+        homes._ours[key] = (homes._ours[key][0], -10_000.0)
+        await asyncio.sleep(0.01)
+        await homes.renew_due()
+        assert values._values[key][1] > before
+        homes._ours["sockjs/nothing"] = ("nothing", -10_000.0)
+        await homes.renew_due()
+        assert "sockjs/nothing" not in homes._ours

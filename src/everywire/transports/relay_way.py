@@ -41,6 +41,7 @@ _HOSTS_OWN: Final = frozenset(
     {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"date", b"upgrade"}
 )
 _TARGET: Final = re.compile(r"[!-~]+")
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NOT_IN_VALUES: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _MAX_WHOLE_BYTES: Final = 256 * 1024
 
@@ -276,5 +277,9 @@ def _fields_of(request: Request) -> list[tuple[bytes, bytes]]:
 
 def _head(method: str, target: str, fields: list[tuple[bytes, bytes]]) -> bytes:
     # Fields were checked by the host that read them; an ASGI server's may hold anything.
-    lines = [b"%b: %b\r\n" % (name, _NOT_IN_VALUES.sub(b" ", value)) for name, value in fields]
+    lines = [
+        b"%b: %b\r\n" % (name, _NOT_IN_VALUES.sub(b" ", value))
+        for name, value in fields
+        if _NAME.fullmatch(name)
+    ]
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode("latin-1"), target.encode("latin-1"), b"".join(lines))

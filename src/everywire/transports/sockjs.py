@@ -243,7 +243,9 @@ class SockJs:
 
             def known(identity: Identity | EverywireError) -> None:
                 waiting.is_answered = True
-                if not waiting.is_gone:
+                if waiting.is_gone:
+                    self._forwarding.refused(asked.session_id)
+                else:
                     owner = owner_of(identity, shown.mark)
                     user = identity.user if isinstance(identity, Identity) else ""
                     here = self.table.find_owned(asked.session_id, owner, shown.mark)

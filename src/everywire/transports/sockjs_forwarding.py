@@ -51,6 +51,7 @@ class SockJsForwarding:
 
     def __init__(self, service: Service, prefix: str, table: SockJsTable, relay: Relay) -> None:
         self._relay = relay
+        self._table = table
         self._max_body_bytes = service.limits.max_body_bytes
         self._homes: Homes | None = None
         if relay is not NOWHERE:
@@ -66,7 +67,7 @@ class SockJsForwarding:
 
     def refused(self, session_id: str) -> None:
         """Hear that no session came of a request that was to begin one."""
-        if self._homes is not None:
+        if self._homes is not None and not self._table.has(session_id):
             self._homes.left(session_id)
 
     def _find(self, homes: Homes, wanted: Wanted, serve: Callable[[], None], *, is_last: bool) -> None:
@@ -75,6 +76,7 @@ class SockJsForwarding:
 
         def found(label: str) -> None:
             if asking.is_gone:
+                self.refused(wanted.session_id)
                 return
             lost = partial(self._lost, homes, wanted, serve, label, is_last)
             is_here = label == homes.own or was_forwarded(exchange.request)
