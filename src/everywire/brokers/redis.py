@@ -112,6 +112,7 @@ class RedisBroker:
         self._bus.listen(self._own)
         self._bus.listen(self._names.all)
         self._bus.start()
+        self._registry.start()
         try:
             async with asyncio.timeout(self._patience_s):
                 await self._registry.verify()

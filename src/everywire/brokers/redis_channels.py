@@ -290,6 +290,7 @@ local m, is_split = load(KEYS[1])
 if is_split then return {'again'} end
 if not m then return 0 end
 local stream = names(KEYS[1])
+if ARGV[2] ~= '' then adopt(KEYS[1], m, ARGV[2]) end
 local found = redis.call('XRANGE', stream, ARGV[1], ARGV[1], 'COUNT', 1)
 local digest = ''
 if found[1] then digest = string.sub(redis.sha1hex(found[1][2][2]), 1, 16) end

@@ -289,9 +289,9 @@ class Lanes:
         floor: Argument = ""
         ticket: Argument = ""
         while True:
-            await self._registry.verify()
             self.calls += 1
-            reply = await self._servers.ask(lane.slot, self._command(lane, items, floor, ticket))
+            command = partial(self._command, lane, items, floor, ticket)
+            reply = await self._registry.ask(lane.slot, command)
             if reply[0] == b"ok":
                 return reply
             if reply[0] == b"epoch":

@@ -304,9 +304,7 @@ class RedisLog:
     async def _insist(self, lane: Lane, command: Callable[[], Sequence[Argument]]) -> Reply:
         """Ask until there is an answer; whoever calls bounds the time."""
         while True:
-            if not self._registry.is_verified:
-                await self._registry.verify()
-            reply = await self._servers.ask(lane.slot, command())
+            reply = await self._registry.ask(lane.slot, command)
             if not reply or reply[0] != b"again":
                 return reply
             await self._repair(lane)

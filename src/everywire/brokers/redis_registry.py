@@ -31,12 +31,14 @@ from everywire.brokers.redis_address import Names
 from everywire.brokers.redis_channels import PROBE
 from everywire.brokers.redis_link import Argument, Reply
 from everywire.brokers.redis_scripts import ENTER, REGISTER, RENEW
-from everywire.brokers.redis_servers import Servers
+from everywire.brokers.redis_servers import Changed, Servers
+from everywire.core.errors import BrokerError
 
 __all__ = ["Grant", "Marks", "Registry"]
 
 _HOLD_MS: Final = 1_000
 """How long nothing is written to a server that was not there before: every node is to look at it first."""
+_RETRY_S: Final = 0.1
 _MARKS: Final = 1_000
 _IDLE_MS: Final = 60_000
 """A new channel is looked at after this, or its window's age; longer than any ticket."""
@@ -116,6 +118,7 @@ class Registry:
         self._suspects: set[str] = set()
         """Channels that seem to stand lower than they were seen; an empty name is for all of them."""
         self._verifying: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
 
     @property
     def is_verified(self) -> bool:
@@ -125,6 +128,18 @@ class Registry:
     def suspect(self, channel: str = "") -> None:
         """Compare a channel, or everything, again before anything else is done."""
         self._suspects.add(channel)
+
+    async def ask(self, slot: int, command: Callable[[], Sequence[Argument]]) -> Reply:
+        """Ask what may be asked only of a store that was compared."""
+        while True:
+            await self.verify()
+            try:
+                return await self._servers.ask(slot, command(), self._is_verified)
+            except Changed:
+                continue
+
+    def _is_verified(self) -> bool:
+        return self.is_verified
 
     # -- comparing --------------------------------------------------------------
 
@@ -148,10 +163,16 @@ class Registry:
                 self.renewed += 1
                 _log.warning("Redis has lost publications: its channels begin a new epoch")
                 await self.renew(above)
+                # Each channel takes over the new epoch now, so that whoever has not heard of it is refused.
+                await asyncio.gather(
+                    *(self._probe(channel, mark, self.epoch) for channel, mark in self.marks.all(None))
+                )
         except BaseException:
             self._suspects.add("")
             raise
-        await asyncio.sleep(wait_s)
+        if wait_s:
+            await asyncio.sleep(wait_s)
+            await self.where()  # another node may have found what this one did not know
         self._verified = generation
 
     async def _enter(self) -> float:
@@ -171,9 +192,9 @@ class Registry:
         _, floor = await self.where()
         return any(self._is_lower(mark, reply, floor) for (_, mark), reply in zip(marks, found, strict=True))
 
-    def _probe(self, channel: str, mark: Mark) -> asyncio.Future[Reply]:
+    def _probe(self, channel: str, mark: Mark, adopted: str = "") -> asyncio.Future[Reply]:
         meta = self._names.meta(channel)
-        command = ("EVALSHA", PROBE.sha, 1, meta, mark.offset)
+        command = ("EVALSHA", PROBE.sha, 1, meta, mark.offset, adopted)
         return asyncio.ensure_future(self._servers.ask(self._names.slot(meta), command))
 
     def _is_lower(self, mark: Mark, found: Reply, floor: int) -> bool:
@@ -186,11 +207,31 @@ class Registry:
             return not _is_newer(epoch, mark.epoch)
         return last < mark.offset or (bool(mark.digest) and first <= mark.offset and digest != mark.digest)
 
+    def start(self) -> None:
+        """Begin to compare whenever a link was lost, and not only when somebody needs it: others may already
+        write to a server that is there again."""
+        is_shaken = asyncio.Event()
+        self._servers.shaken = is_shaken.set
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(is_shaken), name="keep to Redis")
+
+    async def _keep(self, is_shaken: asyncio.Event) -> None:
+        while True:
+            await is_shaken.wait()
+            is_shaken.clear()
+            try:
+                await self._servers.link(self._slot)
+                await self.verify()
+            except BrokerError as error:
+                _log.debug("comparing waits: %s", error.sentence)
+                await asyncio.sleep(_RETRY_S)
+                is_shaken.set()
+
     async def close(self) -> None:
         """Stop comparing."""
-        if self._verifying is not None:
-            self._verifying.cancel()
-            await asyncio.gather(self._verifying, return_exceptions=True)
+        tasks = [task for task in (self._keeper, self._verifying) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # -- epoch and floor ----------------------------------------------------------
 

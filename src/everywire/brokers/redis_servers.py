@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -23,7 +23,7 @@ from everywire.brokers.redis_scripts import SCRIPTS
 from everywire.core.backoff import Backoff
 from everywire.core.errors import BrokerError
 
-__all__ = ["Servers"]
+__all__ = ["Changed", "Servers"]
 
 _PAUSE_S: Final = 0.02
 """Before something is tried again that a server could not do just now."""
@@ -40,6 +40,10 @@ _NOT_NOW: Final = (
 _log: Final = logging.getLogger("everywire.brokers")
 
 
+class Changed(Exception):
+    """A link was opened anew, and what is there was not compared yet."""
+
+
 class Servers:
     """The servers of one address, and a link to each that is needed."""
 
@@ -48,6 +52,8 @@ class Servers:
         self.generation = 0
         """How many links were opened so far: when it grows, something may have been lost."""
         self.reconnects = 0
+        self.shaken: Callable[[], object] = lambda: None
+        """Called when a link was opened or lost."""
         self._timeout_s = timeout_s
         self._links: dict[Place, Link] = {}
         self._opening: dict[Place, asyncio.Task[Link]] = {}
@@ -131,6 +137,7 @@ class Servers:
         self._links[place] = link
         self.generation += 1
         self.reconnects += self.generation > 1
+        self.shaken()
         return link
 
     async def _prepare(self, link: Link) -> None:
@@ -147,6 +154,7 @@ class Servers:
             if not self._is_closed:
                 _log.info("%s", link.reason)
         self.mislaid(link.place)
+        self.shaken()
 
     def mislaid(self, place: Place) -> None:
         """Ask anew where the slots of a server are, before they are used again."""
@@ -231,18 +239,23 @@ class Servers:
 
     # -- calls --------------------------------------------------------------------
 
-    async def ask(self, slot: int, command: Sequence[Argument], deadline: float | None = None) -> Reply:
-        """Send a command to where a slot is, until it is done or the deadline (of the loop's clock) is over.
+    async def ask(
+        self, slot: int, command: Sequence[Argument], is_safe: Callable[[], bool] | None = None
+    ) -> Reply:
+        """Send a command to where a slot is, until it is done or the time is over.
 
-        Raises `BrokerError` when Redis is away, broke on the way, or refuses the command.
+        Raises `BrokerError` when Redis is away, broke on the way, or refuses the command, and `Changed`, with
+        nothing sent, when it is not safe once the link is there.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout_s if deadline is None else deadline
+        deadline = loop.time() + self._timeout_s
         asking: Place | None = None
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
                     link = await (self._link_to(asking) if asking is not None else self.link(slot))
+                    if is_safe is not None and not is_safe():
+                        raise Changed
                     if asking is not None:
                         link.call(("ASKING",), _ignore)
                     return await link.ask(*command)
