@@ -325,6 +325,8 @@ class SockJs(_Carried):
 
     def _take_frame(self, frame: str) -> None:
         if frame == "o":
+            if self._opened.done():
+                raise Ended("the server lost this session, and began another")
             self._opened.set_result(True)
         elif frame.startswith("a"):
             for message in json.loads(frame[1:]):
