@@ -42,6 +42,7 @@ from everywire.hub.called import called
 from everywire.hub.hub import Hub
 from everywire.publishing import process
 from everywire.publishing.channels import keep_channels
+from everywire.publishing.destination import Destination
 from everywire.publishing.order import BINARY_TYPE, Published, draft_of, published_at
 from everywire.sessions.shared import Shared
 from everywire.sockets.engine_options import EngineOptions
@@ -192,7 +193,8 @@ class Everywire(Registrar, Reaching):
         self._outside = Outside(asyncio.get_running_loop())
         if self._assembly.has_sockets:
             self.socketio.start(self._assembly.sockets, self._outside)
-        process.attach(self)
+        url = self._assembly.broker_url
+        process.attach(self, Destination(url, "", self.limits, self.settings) if url else None)
 
     async def close(self) -> None:
         """Stop."""

@@ -20,7 +20,7 @@ from everywire.access.revocations import Revocations
 from everywire.access.rules import Rules
 from everywire.access.tickets import Tickets
 from everywire.access.tokens import Tokens
-from everywire.api.figures import hub_figures, relay_figures, session_figures, socket_figures
+from everywire.api.figures import broker_figures, hub_figures, relay_figures, session_figures, socket_figures
 from everywire.api.operations import Operations
 from everywire.api.server_api import ServerApi
 from everywire.brokers.base import Broker, Health
@@ -94,6 +94,8 @@ class Assembly:
         self.settings = channels or SettingsTable()
         self.budget = Budget(self.limits.log_budget_bytes)
         self._node = node
+        self.broker_url = ""
+        """The broker's address, if it has one that others can use; it may hold a password."""
         self.broker = (
             self._open(broker or "memory:") if broker is None or isinstance(broker, str) else broker
         )
@@ -102,6 +104,7 @@ class Assembly:
         self.hooks = hooks or Hooks()
         self.operations = Operations(self.rules, self._health)
         self.operations.figures.add(lambda: hub_figures(self.hub))
+        self.operations.figures.add(lambda: broker_figures(self.broker))
         self.operations.figures.add(lambda: session_figures(self.shared))
         self._tokens = tokens
         self._cookie_name = cookie_name
@@ -151,7 +154,9 @@ class Assembly:
         return sockets.accept
 
     def _open(self, url: str) -> Broker:
-        return open_broker(url, self.limits, self.settings, budget=self.budget, node=self._node)
+        broker = open_broker(url, self.limits, self.settings, budget=self.budget, node=self._node)
+        self.broker_url = "" if isinstance(broker, MemoryBroker) else url
+        return broker
 
     def use_broker(self, url: str) -> None:
         """Take another broker, before the start."""

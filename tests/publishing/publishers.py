@@ -16,8 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 import everywire
+from everywire.core.settings import Window
 
 CHANNEL = "news"
+WINDOW = Window(max_publications=20_000, max_bytes=16 << 20, max_age_s=600)
 AUTHORS = 4
 
 
@@ -78,6 +80,35 @@ def forks(count: int) -> None:
         _, status = os.waitpid(pid, 0)
         assert status == 0
     busy.join()
+
+
+def server(count: int) -> None:
+    """A server's own process: its loop, its threads, and processes forked from it while it runs."""
+    from everywire.core.settings import ChannelSettings, SettingsTable
+
+    channels = SettingsTable(default=ChannelSettings(window=WINDOW))
+    wire = everywire.Everywire(os.environ.pop("EVERYWIRE_URL"), channels=channels)
+
+    async def main() -> None:
+        await wire.start()
+        for number in range(count):
+            everywire.publish(CHANNEL, ["loop", number])
+            if number % 50 == 0:
+                await asyncio.sleep(0.001)
+        await asyncio.gather(
+            asyncio.to_thread(publish_all, "thread", count), asyncio.to_thread(fork_one, "child", count)
+        )
+        await wire.close()
+
+    asyncio.run(main())
+
+
+def fork_one(name: str, count: int) -> None:
+    pid = os.fork()
+    if pid == 0:
+        publish_all(name, count)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def pool(count: int) -> None:
@@ -198,6 +229,7 @@ KINDS: dict[str, tuple[Callable[[int], None], dict[str, int]]] = {
     "runs": (runs, {"runs": 1}),
     "burst": (burst, {"burst": 1}),
     "forks": (forks, {"parent": 1, "beside": 1, "child0": 1, "child1": 1}),
+    "server": (server, {"loop": 1, "thread": 1, "child": 1}),
     "pool": (pool, {"parent": 0, "child0": 1, "child1": 1}),
     "celery-threads": (celery_threads, {"task0": 1, "task1": 1}),
     "celery-solo": (celery_solo, {"task0": 1}),

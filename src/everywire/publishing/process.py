@@ -4,7 +4,8 @@ Where a server runs in the process, it is the server that publishes. Elsewhere i
 `configure`, or ``EVERYWIRE_URL``. See docs/publishing.md.
 
 A thread does not live on in a forked process. So the publishing loop ends before a fork and is made anew on
-both sides when it is needed; a server that was inherited by a fork does not run there and is forgotten.
+both sides when it is needed. Nor does a server run in a process that was forked from its own; there it goes
+by the address of the server's broker, if it has one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from everywire.core.limits import Limits
 from everywire.core.settings import SettingsTable
 from everywire.handlers.outside import Receipt, failed, in_event_loop, wait_for
 from everywire.publishing.background import TIMEOUT_S, Background
-from everywire.publishing.destination import API_KEY_VARIABLE, Destination, from_environment
+from everywire.publishing.destination import API_KEY_VARIABLE, URL_VARIABLE, Destination, from_environment
 from everywire.publishing.order import BINARY_TYPE, Published, draft_of
 
 __all__ = ["Server", "attach", "configure", "detach", "publish"]
@@ -45,6 +46,10 @@ class _State:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.servers: list[Server] = []
+        self.brokers: list[Destination | None] = []
+        """The addresses of the servers' brokers, as far as they have some."""
+        self.inherited: Destination | None = None
+        """The address of the broker of the server that ran in the process that forked this one."""
         self.configured: Destination | None = None
         self.background: Background | None = None
         self.is_over = False
@@ -134,15 +139,18 @@ def configure(
         _end_background()
 
 
-def attach(server: Server) -> None:
-    """Note that a server runs in this process."""
+def attach(server: Server, broker: Destination | None = None) -> None:
+    """Note that a server runs in this process. Its broker's address is for processes that are forked from
+    this one, in which the server does not run."""
+    _state.brokers.append(broker)
     _state.servers.append(server)
 
 
 def detach(server: Server) -> None:
     """Note that a server runs no longer."""
     if server in _state.servers:  # not in a process forked from its own
-        _state.servers.remove(server)
+        place = _state.servers.index(server)
+        del _state.servers[place], _state.brokers[place]
 
 
 # -- the life of the loop; under the lock -------------------------------------------------------
@@ -157,9 +165,17 @@ def _background() -> Background:
         _state.background = None
     if _state.is_over:
         raise EverywireError("this process ends", code=codes.NOT_AVAILABLE)
-    _state.background = made = Background(_state.configured or from_environment())
+    _state.background = made = Background(_destination())
     _close_with_child()
     return made
+
+
+def _destination() -> Destination:
+    if _state.configured is not None:
+        return _state.configured
+    if _state.inherited is not None and not os.environ.get(URL_VARIABLE):
+        return _state.inherited
+    return from_environment()
 
 
 def _end_background() -> None:
@@ -197,7 +213,10 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     _state.lock = threading.Lock()
+    if _state.brokers:
+        _state.inherited = _state.brokers[-1]
     _state.servers.clear()
+    _state.brokers.clear()
     _state.is_over = False
     if _state.background is not None:
         _state.left.append(_state.background)
