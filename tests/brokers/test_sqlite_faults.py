@@ -334,3 +334,39 @@ async def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SettingsError, match="network file system"):
         await broker.start(RecordingSink())
     assert not (tmp_path / "e.sqlite3").exists()
+
+
+async def test_the_write_ahead_log_stays_small_when_a_reader_has_stayed_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writer, "_MAX_WAL_BYTES", 500_000)
+    monkeypatch.setattr(sqlite_writer, "_WAL_CHECK_S", 0.05)
+    monkeypatch.setattr(sqlite_schema, "_WAL_PAGES", 10)
+    path = tmp_path / "e.sqlite3"
+
+    def size() -> int:
+        return path.with_name("e.sqlite3-wal").stat().st_size
+
+    async with sqlite_broker(path) as broker:
+        await publish(broker, "a")
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("begin")
+        other.execute("select * from channels").fetchall()
+        for _ in range(50):
+            await publish(broker, "a", bytes(50_000))
+        assert size() > 2_000_000, "the reader keeps it from being copied"
+        other.execute("commit")
+        other.close()
+        async with asyncio.timeout(30):
+            while size() > 500_000:
+                await publish(broker, "a")
+                await asyncio.sleep(0.01)
+        assert (await read(broker, "a")).head.first == 1
+
+
+@pytest.mark.parametrize(("synchronous", "level"), [("normal", 1), ("full", 2)])
+async def test_full_waits_for_the_disk(tmp_path: Path, synchronous: str, level: int) -> None:
+    async with sqlite_broker(tmp_path / "e.sqlite3", synchronous=synchronous) as broker:
+        assert await broker._writer.thread.ask(
+            lambda at: at.connection.execute("pragma synchronous").fetchone()
+        ) == (level,)

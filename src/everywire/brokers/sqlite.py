@@ -98,7 +98,7 @@ class SqliteBroker:
         )  # fmt: skip
         self._first = asyncio.Event()
         self._first_s = limits.canary_timeout_s
-        self._is_sweeping = self._is_looking = False
+        self._is_sweeping = self._is_looking = self._has_chirped = False
         self._swept_id = 0
         self._sweeps = 0
 
@@ -244,8 +244,10 @@ class SqliteBroker:
     # -- the canary ----------------------------------------------------------------------
 
     async def _chirp(self, token: bytes) -> None:
+        self._has_chirped = False
         await self._writer.thread.ask(lambda at: None)
         await self._reader.thread.ask(lambda view: None)
+        self._has_chirped = True
         self._bus.chirp(token)
 
     def _heard(self, token: bytes) -> None:
@@ -253,6 +255,8 @@ class SqliteBroker:
 
     def _missed(self, reason: str) -> None:
         self._first.set()
+        if not self._has_chirped:
+            return  # it is the store that fails, and is opened anew by the writing thread
         try:
             self._bus.open_anew()
         except BrokerError as error:

@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import socket
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -71,6 +70,7 @@ class Bus:
         self._lanes: dict[str, Lane] = {}
         self._handle = -1
         self._socket: socket.socket | None = None
+        self._bound = 0
 
     # -- life -----------------------------------------------------------------------
 
@@ -84,6 +84,7 @@ class Bus:
                 self._unlink(self._node)
                 own.bind(path)
                 os.chmod(path, 0o600)
+                self._bound = self._inode(self._node)
             except OSError:
                 own.close()
                 raise
@@ -121,8 +122,10 @@ class Bus:
         own, self._socket = self._socket, None
         if own is not None:
             asyncio.get_running_loop().remove_reader(own.fileno())
+            # Before it is closed, so that nobody finds a socket that refuses and takes the next one's away.
+            if self._bound == self._inode(self._node):
+                self._unlink(self._node)
             own.close()
-            self._unlink(self._node)
 
     def _path(self, node: str) -> str:
         # Names of sockets are short (108 bytes), directories may be deep.
@@ -134,6 +137,12 @@ class Bus:
             os.unlink(f"{node}{_SUFFIX}", dir_fd=self._handle)
         except OSError:
             pass
+
+    def _inode(self, node: str) -> int:
+        try:
+            return os.stat(f"{node}{_SUFFIX}", dir_fd=self._handle, follow_symlinks=False).st_ino
+        except OSError:
+            return 0
 
     # -- who is there ------------------------------------------------------------------
 
@@ -152,8 +161,10 @@ class Bus:
             return False
         try:
             self._connect(node).close()
-        except (ConnectionRefusedError, FileNotFoundError):
-            self._unlink_dead(node)
+        except ConnectionRefusedError:
+            self._unlink(node)
+            return False
+        except FileNotFoundError:
             return False
         except OSError:
             pass  # not for us to judge, with no descriptor left for example
@@ -172,22 +183,15 @@ class Bus:
             raise
         return peer
 
-    def _unlink_dead(self, node: str) -> None:
-        # A socket that was just bound cannot be meant: a node's name is never used again.
-        try:
-            found = os.stat(f"{node}{_SUFFIX}", dir_fd=self._handle, follow_symlinks=False)
-            if stat.S_ISSOCK(found.st_mode):
-                self._unlink(node)
-        except OSError:
-            pass
-
     def _lane(self, node: str) -> Lane | None:
         lane = self._lanes.get(node)
         if lane is None and self._socket is not None and _NODE.fullmatch(node):
             try:
                 lane = self._lanes[node] = Lane(self._connect(node))
-            except (ConnectionRefusedError, FileNotFoundError):
-                self._unlink_dead(node)
+            except ConnectionRefusedError:
+                self._unlink(node)
+            except FileNotFoundError:
+                pass
             except OSError as error:
                 _log.warning("node %s cannot be reached: %s", node, error)
         return lane

@@ -41,6 +41,7 @@ _MARK_S: Final = 1.0
 _MAX_WAL_BYTES: Final = 64 * 1024 * 1024
 """A write-ahead log that readers have kept from being copied; then they are waited for."""
 _WAL_CHECK_S: Final = 5.0
+_WAL_WAIT_MS: Final = 50
 
 _log: Final = logging.getLogger("everywire.brokers")
 
@@ -256,9 +257,18 @@ class Writer:
             self._wal_checked_s = now_s
             try:
                 if Path(f"{self._path}-wal").stat().st_size > _MAX_WAL_BYTES:
-                    self._connection.execute("pragma wal_checkpoint(truncate)").fetchone()
+                    self._shorten_wal(self._connection)
             except (sqlite3.Error, OSError) as error:
                 _log.warning("the write-ahead log of %s could not be shortened: %s", self._path, error)
+
+    def _shorten_wal(self, connection: sqlite3.Connection) -> None:
+        """Wait a moment for readers; one that stays, such as a backup, must not hold up the writers."""
+        connection.execute(f"pragma busy_timeout = {_WAL_WAIT_MS}").fetchone()
+        try:
+            connection.execute("pragma wal_checkpoint(truncate)").fetchone()
+        finally:
+            busy_ms = int(self._limits.broker_timeout_s * 1000)
+            connection.execute(f"pragma busy_timeout = {busy_ms}").fetchone()
 
     def _close(self) -> None:
         """Leave the file so that the last one out has lost nothing."""
