@@ -80,9 +80,9 @@ async def sqlite_broker(
 
 
 @asynccontextmanager
-async def live_node(path: Path, **more: Any) -> AsyncIterator[LiveNode]:
+async def live_node(path: Path, *, limits: Limits = LIMITS, **more: Any) -> AsyncIterator[LiveNode]:
     """A started hub over a broker; its readers are closed at the end."""
-    node = LiveNode(SqliteBroker(path, LIMITS, TABLE, **more))
+    node = LiveNode(SqliteBroker(path, limits, TABLE, **more))
     await node.hub.start()
     try:
         yield node

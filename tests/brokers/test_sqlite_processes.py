@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from everywire.brokers.base import Appended
 from everywire.brokers.sqlite import SqliteBroker
-from everywire.testing.broker_driving import RecordingSink, heads, publish, read
+from everywire.core.errors import BrokerError
+from everywire.core.limits import Limits
+from everywire.core.publication import Draft
+from everywire.testing.broker_driving import RecordingSink, append, heads, publish, read
 from tests.brokers.sqlite_nodes import Child, acknowledged, live_node, sqlite_broker, until
 
 pytestmark = pytest.mark.xdist_group("engines")
@@ -150,3 +155,34 @@ async def test_a_hint_reaches_only_nodes_that_watch(tmp_path: Path) -> None:
         assert one.statistics()["hints_sent"] == 2
         assert not sinks[0].hints
         assert not sinks[2].hints
+
+
+async def test_a_process_that_is_stopped_for_a_while_loses_nothing(tmp_path: Path) -> None:
+    path, random = tmp_path / "e.sqlite3", Random(3)
+    limits = Limits(canary_interval_s=0.1, canary_timeout_s=0.5, broker_timeout_s=0.5)
+    async with live_node(path, limits=limits) as node:
+        reader = await node.subscribe("a")
+        child = await Child.start(path, channel="a", name="w", begin=0, count=1_000_000, open=8)
+        own: list[tuple[str, int, str]] = []
+        for number in range(60):
+            if number % 10 == 0:
+                await until(lambda: child.acknowledged)
+                await asyncio.sleep(random.random() * 0.1)
+                child.process.send_signal(signal.SIGSTOP)
+            data = f"own-{number}"
+            (result,) = await append(node.broker, Draft("a", data.encode(), key=data))
+            # Only when it was stopped in the middle of its turn, others cannot have theirs, and are told so.
+            assert isinstance(result, Appended | BrokerError)
+            if isinstance(result, Appended):
+                own.append((result.epoch, result.offset, data))
+            if number % 10 == 5:
+                child.process.send_signal(signal.SIGCONT)
+        await child.kill()
+        await until(lambda: node.broker.health().ready)
+        log = dict(await log_of(node.broker, "a"))
+        told = sorted([*own, *child.acknowledged], key=lambda one: one[1])
+        assert [one for one in told if log.get(one[1]) != one[2]] == []
+        assert own
+        assert list(log) == list(range(1, len(log) + 1))
+        await until(lambda: len(reader.publications()) == len(log))
+        assert not reader.gaps()
