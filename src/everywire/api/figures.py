@@ -6,7 +6,7 @@ Counting is plain integers where things happen; only a scrape makes metrics of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,7 +14,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from everywire.access.webhooks import Webhooks
+from everywire.brokers.base import Broker
 from everywire.hub.hub import Hub
+from everywire.server.worker_link import Row
 from everywire.sessions.shared import Shared
 from everywire.sockets.engines import Engines
 from everywire.sockets.link import POLLING, WEBSOCKET
@@ -25,13 +27,17 @@ from everywire.transports.relay_way import PeerRelay
 __all__ = [
     "Figure",
     "Figures",
+    "broker_figures",
     "hub_figures",
     "relay_figures",
+    "render",
     "session_figures",
     "socket_figures",
     "webhook_figures",
 ]
 
+BROKER_NOW: Final = frozenset({"unfinished", "watched", "connections", "waiting"})
+"""Names in a broker's statistics that are no running totals."""
 _SOCKETIO_NOW: Final = {
     "connections": "Connections that speak Socket.IO",
     "sockets": "Clients of Socket.IO in all namespaces",
@@ -56,35 +62,57 @@ class Figure(NamedTuple):
 Source = Callable[[], Iterable[Figure]]
 
 
-class Figures(Collector):
-    """All sources of one server, rendered together."""
+class Figures:
+    """All sources of one server."""
 
     def __init__(self) -> None:
         self._sources: list[Source] = []
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
 
     def add(self, source: Source) -> None:
         """Ask a source, too, from now on."""
         self._sources.append(source)
 
+    def all(self) -> list[Figure]:
+        """Return what all sources tell."""
+        return [figure for source in self._sources for figure in source()]
+
+
+class _Rendered(Collector):
+    def __init__(self, figures: Iterable[Row]) -> None:
+        self._figures = figures
+
     def collect(self) -> Iterator[Metric]:
-        """Make metric families of what all sources tell."""
+        """Make metric families."""
         families: dict[str, Metric] = {}
-        for source in self._sources:
-            for figure in source():
-                family = families.get(figure.name)
-                labels = [figure.label] if figure.label else []
-                if family is None:
-                    kind = CounterMetricFamily if figure.name.endswith("_total") else GaugeMetricFamily
-                    family = families[figure.name] = kind(figure.name, figure.help, labels=labels)
-                values = [figure.label_value] if figure.label else []
-                family.add_metric(values, figure.value)  # type: ignore[attr-defined]
+        for name, text, value, label, label_value in self._figures:
+            family = families.get(name)
+            if family is None:
+                kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                family = families[name] = kind(name, text, labels=[label] if label else [])
+            family.add_metric([label_value] if label else [], value)  # type: ignore[attr-defined]
         yield from families.values()
 
-    def render(self) -> bytes:
-        """Return the text that a scrape gets."""
-        return generate_latest(self._registry)
+
+def render(figures: Iterable[Row]) -> bytes:
+    """Return the text that a scrape gets."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Rendered(list(figures)))
+    return generate_latest(registry)
+
+
+def broker_figures(broker: Broker) -> Iterator[Figure]:
+    """Tell what a broker counts on its way to its engine; one in this process has nothing to count."""
+    statistics: Callable[[], Mapping[str, int]] | None = getattr(broker, "statistics", None)
+    if statistics is None:
+        return
+    for name, count in statistics().items():
+        if name in BROKER_NOW:
+            yield Figure(f"everywire_broker_{name}", "What the broker's link is like", count)
+        else:
+            help_ = "What came of the broker's link to its engine"
+            yield Figure("everywire_broker_total", help_, count, "what", name)
+    is_ready = "Links to the broker's engine that work in both directions"
+    yield Figure("everywire_broker_ready", is_ready, int(broker.health().ready))
 
 
 def hub_figures(hub: Hub) -> Iterator[Figure]:

@@ -6,14 +6,16 @@ or for whoever has an API key.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from everywire.access.rules import Rules
-from everywire.api.figures import Figures
+from everywire.api.figures import Figures, render
 from everywire.brokers.base import Health
 from everywire.core import codes
 from everywire.core.errors import EverywireError, Forbidden, RequestError
+from everywire.server.worker_link import Row
 from everywire.transports.exchange import Exchange
 from everywire.transports.service import WholeAnswer, identity_of, refuse
 
@@ -24,6 +26,9 @@ _METRICS: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
+Gather = Callable[[Sequence[Row], Callable[[Sequence[Row] | EverywireError], None]], None]
+
+
 class Operations:
     """The operators' addresses of one server.
 
@@ -32,6 +37,8 @@ class Operations:
 
     def __init__(self, rules: Rules, health: Callable[[], Health]) -> None:
         self.figures = Figures()
+        self.gather: Gather | None = None
+        """Adds up what other workers have counted; None when there are none."""
         self.is_draining = False
         self._rules = rules
         self._health = health
@@ -69,4 +76,14 @@ class Operations:
         except EverywireError as error:
             refuse(exchange, error)
             return
-        exchange.respond(200, [_METRICS, _NO_STORE], self.figures.render())
+        if self.gather is None:
+            _tell_metrics(exchange, self.figures.all())
+        else:
+            self.gather(self.figures.all(), partial(_tell_metrics, exchange))
+
+
+def _tell_metrics(exchange: Exchange, figures: Sequence[Row] | EverywireError) -> None:
+    if isinstance(figures, EverywireError):
+        refuse(exchange, figures)
+    else:
+        exchange.respond(200, [_METRICS, _NO_STORE], render(figures))

@@ -1,6 +1,7 @@
 """Run a server until it is told to stop: signals, and the event loop.
 
-SIGTERM and SIGINT drain, a second one exits at once. SIGHUP reads the TLS certificates again.
+SIGTERM and SIGINT drain, a second one exits at once. SIGHUP reads the TLS certificates again. A worker is
+told by its parent instead: see `everywire.server.worker`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from everywire.server.options import ServerOptions
 from everywire.server.server import Server
+from everywire.server.worker import Worker
 from everywire.transports.exchange import Handler
 
 __all__ = ["run", "serve"]
@@ -22,6 +24,7 @@ __all__ = ["run", "serve"]
 T = TypeVar("T")
 
 _EXIT_AT_ONCE: Final = 130
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _YOUNG: Final = 10_000
 _MIDDLE: Final = 50
 _NEVER: Final = 1_000_000
@@ -55,22 +58,7 @@ async def _collect_until(stop: asyncio.Event) -> None:
             await asyncio.wait_for(stop.wait(), _COLLECT_S)
 
 
-async def serve(
-    handler: Handler,
-    options: ServerOptions,
-    *,
-    on_start: Callable[[Server], object] | None = None,
-    on_drain: Callable[[], object] | None = None,
-) -> None:
-    """Serve until a signal comes, then drain and return.
-
-    ``on_start`` is called with the listening server, ``on_drain`` when it begins to leave. Raises
-    `SettingsError` when an address or certificate is no good.
-    """
-    loop = asyncio.get_running_loop()
-    server = Server(handler, options)
-    stop = asyncio.Event()
-
+def _hear_ends(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     def stop_signal(number: int) -> None:
         if stop.is_set():
             # Whoever signals twice does not want to wait, not even for the log.
@@ -79,8 +67,29 @@ async def serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop_signal, number)
+
+
+async def serve(
+    handler: Handler,
+    options: ServerOptions,
+    *,
+    on_start: Callable[[Server], object] | None = None,
+    on_drain: Callable[[], object] | None = None,
+    worker: Worker | None = None,
+) -> None:
+    """Serve until a signal comes, or a worker is told to leave; then drain and return.
+
+    ``on_start`` is called with the listening server, ``on_drain`` when it begins to leave. Raises
+    `SettingsError` when an address or certificate is no good.
+    """
+    loop = asyncio.get_running_loop()
+    server = Server(handler, options)
+    stop = asyncio.Event() if worker is None else worker.stop
+    if worker is None:
+        _hear_ends(loop, stop)
     await server.start()
-    loop.add_signal_handler(signal.SIGHUP, server.reload)
+    if worker is None:
+        loop.add_signal_handler(signal.SIGHUP, server.reload)
     loop.set_exception_handler(server.report)
     try:
         if on_start is not None:
@@ -88,8 +97,8 @@ async def serve(
         await _collect_until(stop)
         if on_drain is not None:
             on_drain()
-        await server.drain()
+        await server.drain(None if worker is None else worker.drain_s)
     finally:
         await server.close()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _SIGNALS if worker is None else ():
             loop.remove_signal_handler(number)
