@@ -155,6 +155,117 @@ def redis_command(port: int, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+class Cluster:
+    """A Redis cluster of several masters without replicas."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self.engines = list(engines)
+        self.ids = [redis_command(engine.port, "CLUSTER", "MYID") for engine in engines]
+
+    @property
+    def places(self) -> str:
+        """Where its servers are, as an address lists them."""
+        return ",".join(f"127.0.0.1:{engine.port}" for engine in self.engines)
+
+    def owner(self, slot: int) -> int:
+        """Return which server has a slot, by its number."""
+        for line in redis_command(self.engines[0].port, "CLUSTER", "NODES").splitlines():
+            words = line.split(" ")
+            for ranges in words[8:]:
+                first, _, last = ranges.partition("-")
+                if first.isdigit() and int(first) <= slot <= int(last or first):
+                    return self.ids.index(words[0])
+        raise AssertionError(f"nobody has slot {slot}")
+
+    def move(self, slot: int, to: int, pause_s: float = 0.0) -> None:
+        """Move a slot as `redis-cli --cluster reshard` does, a key at a time, with a pause after each."""
+        at = self.owner(slot)
+        source, target = self.engines[at].port, self.engines[to].port
+        redis_command(target, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", self.ids[at])
+        redis_command(source, "CLUSTER", "SETSLOT", str(slot), "MIGRATING", self.ids[to])
+        time.sleep(pause_s)
+        while keys := redis_command(source, "CLUSTER", "GETKEYSINSLOT", str(slot), "10").split():
+            for key in keys:
+                redis_command(source, "MIGRATE", "127.0.0.1", str(target), key, "0", "5000")
+                time.sleep(pause_s)
+        for engine in (self.engines[to], self.engines[at], *self.engines):
+            redis_command(engine.port, "CLUSTER", "SETSLOT", str(slot), "NODE", self.ids[to])
+
+
+@contextmanager
+def redis_cluster(directory: Path, count: int = 3) -> Iterator[Cluster]:
+    """Run a Redis cluster and wait until it is whole."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    engines = [redis_engine(directory / str(number), *options) for number in range(count)]
+    with running(*engines):
+        places = [f"127.0.0.1:{engine.port}" for engine in engines]
+        redis_command(engines[0].port, "--cluster", "create", *places, "--cluster-yes")
+        end = time.monotonic() + START_S
+        while any("state:ok" not in redis_command(one.port, "CLUSTER", "INFO") for one in engines):
+            assert time.monotonic() < end, "the cluster never became whole"
+            time.sleep(0.05)
+        yield Cluster(engines)
+
+
+class Sentinels:
+    """A Redis master, its replica, and a Sentinel that watches over them under the name ``main``."""
+
+    def __init__(self, master: Engine, replica: Engine, sentinel: Engine) -> None:
+        self.master = master
+        self.replica = replica
+        self.sentinel = sentinel
+
+    def wait_replicated(self) -> None:
+        """Wait until the replica has all that the master has."""
+        end = time.monotonic() + START_S
+        while redis_command(self.master.port, "WAIT", "1", "1000") != "1":
+            assert time.monotonic() < end, "the replica never had everything"
+
+    def cut_replica(self) -> None:
+        """Let the replica hear nothing more of its master."""
+        redis_command(self.master.port, "ACL", "SETUSER", "replica", "off")
+        redis_command(self.master.port, "CLIENT", "KILL", "TYPE", "replica")
+
+    def wait_promoted(self) -> None:
+        """Wait until the replica is master."""
+        end = time.monotonic() + 2 * START_S
+        while not redis_command(self.replica.port, "ROLE").startswith("master"):
+            assert time.monotonic() < end, "the replica was never promoted"
+            time.sleep(0.05)
+
+
+@contextmanager
+def redis_sentinels(directory: Path) -> Iterator[Sentinels]:
+    """Run a master, a replica and a Sentinel."""
+    users = directory / "users"
+    directory.mkdir(parents=True, exist_ok=True)
+    users.write_text("user default on nopass ~* &* +@all\nuser replica on >secret +psync +replconf +ping\n")
+    master = redis_engine(directory / "master", "--aclfile", str(users))
+    replica = redis_engine(
+        directory / "replica",
+        "--replicaof", "127.0.0.1", str(master.port), "--masteruser", "replica", "--masterauth", "secret",
+    )  # fmt: skip
+    port = free_port()
+    config = directory / "sentinel.conf"
+    config.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {directory}\n"
+        f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+    )
+    server = program("redis-server", "redis-server")
+    sentinel = Engine([server, str(config), "--sentinel"], directory / "sentinel", port)
+    with running(master, replica):
+        end = time.monotonic() + START_S
+        while "master_link_status:up" not in redis_command(replica.port, "INFO", "replication"):
+            assert time.monotonic() < end, "the replica never found its master"
+            time.sleep(0.05)
+        with running(sentinel):
+            while redis_command(sentinel.port, "SENTINEL", "REPLICAS", "main") == "":
+                assert time.monotonic() < end + START_S, "the Sentinel never found the replica"
+                time.sleep(0.05)
+            yield Sentinels(master, replica, sentinel)
+
+
 # -- NATS -------------------------------------------------------------------------
 
 

@@ -83,7 +83,7 @@ install_package() {
 check_programs() {
     local missing=() packages=() pair
     for pair in curl:curl chromium:chromium openssl:openssl ss:iproute2 nginx:nginx \
-        redis-server:redis-server redis-sentinel:redis-sentinel redis-cli:redis-tools \
+        redis-server:redis-server redis-cli:redis-tools \
         nats-server:nats-server; do
         have "${pair%%:*}" || { missing+=("${pair%%:*}"); packages+=("${pair##*:}"); }
     done

@@ -14,7 +14,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
 
 from everywire.brokers.redis_address import Address, Place
 from everywire.brokers.redis_channels import CHANNEL_SCRIPTS
@@ -29,13 +38,18 @@ _PAUSE_S: Final = 0.02
 """Before something is tried again that a server could not do just now."""
 _LOCATE_S: Final = 0.2
 """Between two questions where everything is."""
-_NOT_NOW: Final = (
-    "TRYAGAIN",
-    "CLUSTERDOWN",
-    "MASTERDOWN",
-    "LOADING",
-    "Script attempted to access a non local key",
+_WORDS: Final = (
+    (MovedError, "MOVED"),
+    (AskError, "ASK"),
+    (NoScriptError, "NOSCRIPT"),
+    (ReadOnlyError, "READONLY"),
+    (TryAgainError, "TRYAGAIN"),
+    (ClusterDownError, "CLUSTERDOWN"),
+    (MasterDownError, "MASTERDOWN"),
 )
+_NOT_NOW: Final = frozenset({"TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "LOADING"})
+_SPLIT: Final = "Script attempted to access a non local key"
+"""What a script hears of a key that was moved to another server before the rest of its channel."""
 
 _log: Final = logging.getLogger("everywire.brokers")
 
@@ -268,26 +282,33 @@ class Servers:
 
     async def _went_elsewhere(self, slot: int, link: Link, error: ResponseError) -> Place | None:
         """Prepare another attempt when nothing was done; return whom to ask this once."""
-        text = str(error)
-        word, *rest = text.split(" ")
-        if word in ("MOVED", "ASK") and len(rest) == 2:
-            host, _, port = rest[1].rpartition(":")
+        word, text = _word(error), str(error)
+        if word in ("MOVED", "ASK"):
+            host, _, port = text.rpartition(" ")[2].rpartition(":")
             place = (host or link.place[0], int(port))
             if word == "ASK":
                 return place
             self._slots[slot] = place
             self.moved()
-        elif isinstance(error, NoScriptError) or word == "NOSCRIPT":
+        elif word == "NOSCRIPT":
             await self._prepare(link)
-        elif isinstance(error, ReadOnlyError) or word == "READONLY":
+        elif word == "READONLY":
             link.close("Redis is no master any more")
             await asyncio.sleep(_PAUSE_S)
-        elif text.startswith(_NOT_NOW):
+        elif word in _NOT_NOW or text.startswith(_SPLIT):
             self.moved()
             await asyncio.sleep(_PAUSE_S)
         else:
             raise BrokerError(f"Redis refuses: {text}") from None
         return None
+
+
+def _word(error: ResponseError) -> str:
+    """Return the word an error began with; the library makes classes of some and cuts the word off."""
+    for kind, word in _WORDS:
+        if isinstance(error, kind):
+            return word
+    return str(error).partition(" ")[0]
 
 
 def _ignore(reply: Reply) -> None:
