@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Protocol, cast
 
 import httptools
 
+from everywire.codecs.http.response import STATUS_LINES
 from everywire.core.wheel import Slot
 from everywire.hub.hub import Hub
 
@@ -238,6 +239,9 @@ class PeerLink(asyncio.Protocol):
                 self._tell(hearing, answer, len(data))
 
     def _tell(self, hearing: Hearing, answer: _Answer, size: int) -> None:
+        if answer.has_head and answer.parser.get_status_code() not in STATUS_LINES:
+            self._fail("sent a status that nobody knows")
+            return
         if not answer.has_head:
             self._head_bytes += size
             if self._head_bytes > _MAX_HEAD_BYTES:
