@@ -15,6 +15,7 @@ import pytest
 from everywire import Everywire, EverywireError
 from everywire.core.position import Place
 from everywire.core.settings import ChannelSettings, SettingsTable
+from tests.engines import nats_server, redis_server
 from tests.publishing.publishers import CHANNEL, KINDS, WINDOW
 from tests.serving import Site, serving_wire
 
@@ -93,6 +94,23 @@ async def test_by_the_address_of_sqlite_all_arrive_once_and_in_order(kind: str, 
         status, said = await run(str(SCRIPT), kind, str(COUNT), EVERYWIRE_URL=url)
         assert (status, said) == (0, "")
         check(await published(site.wire), KINDS[kind][1], COUNT)
+
+
+MOST = ("threads", "runs", "burst", "forks", "django")
+
+
+@pytest.mark.xdist_group("engines")
+@pytest.mark.parametrize("kind", MOST)
+@pytest.mark.parametrize("engine", ["redis", "nats"])
+async def test_by_the_address_of_an_engine_all_arrive_once_and_in_order(
+    engine: str, kind: str, tmp_path: Path
+) -> None:
+    with (redis_server if engine == "redis" else nats_server)(tmp_path) as running:
+        url = f"{engine}://127.0.0.1:{running.port}"
+        async with own_server(broker=url) as site:
+            status, said = await run(str(SCRIPT), kind, str(COUNT), EVERYWIRE_URL=url)
+            assert (status, said) == (0, "")
+            check(await published(site.wire), KINDS[kind][1], COUNT)
 
 
 async def test_a_publisher_loads_no_server() -> None:
