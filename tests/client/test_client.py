@@ -386,3 +386,19 @@ async def test_the_synchronous_client_does_the_same(site: Site) -> None:
 
 async def _double(session: Any, data: int) -> int:
     return data * 2
+
+
+@pytest.mark.parametrize("transport", ["http_stream", "sse"])
+async def test_an_answer_to_a_ping_whose_request_is_lost_goes_again(transport: str) -> None:
+    losses: list[str] = []
+    limits = Limits(ping_interval_s=1.0, pong_timeout_s=0.8)
+    async with (
+        serving("own", ("", ""), limits=limits) as site,
+        Client(site.url, transports=[transport], lost=lambda why, wait_s: losses.append(why)) as client,
+    ):
+        up = client._connection._link._up  # type: ignore[union-attr]
+        for _ in range(35):
+            if up._connection is not None:
+                up._connection._writer.transport.abort()
+            await asyncio.sleep(0.1)
+    assert losses == []

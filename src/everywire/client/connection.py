@@ -311,9 +311,17 @@ class Connection:
             elif reply.push is not None:
                 self._delegate.pushed(reply.push)
             else:
-                self.do(self.send([Command()]))  # the answer to a ping
+                self.do(self._answer_ping())
         self._delegate.settled()
         check_disconnect(replies)
+
+    async def _answer_ping(self) -> None:
+        """Answer a ping; once more if the request that carried the answer was lost, for two do no harm: of
+        several workers, the one that died need not be the one that the session is in."""
+        try:
+            await self.send([Command()])
+        except ConnectionLost:
+            await self.send([Command()])
 
 
 _LOST: Final = -1
