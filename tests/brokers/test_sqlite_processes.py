@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 from random import Random
 
@@ -186,3 +187,36 @@ async def test_a_process_that_is_stopped_for_a_while_loses_nothing(tmp_path: Pat
         assert list(log) == list(range(1, len(log) + 1))
         await until(lambda: len(reader.publications()) == len(log))
         assert not reader.gaps()
+
+
+async def test_a_forked_process_keeps_nothing_of_its_parents_node(tmp_path: Path) -> None:
+    """It inherits descriptors, and with them locks and a socket that would seem alive."""
+    path = tmp_path / "e.sqlite3"
+    async with live_node(path) as node:
+        program = (
+            "import asyncio, os, sys, time\n"
+            "from everywire.brokers.sqlite import SqliteBroker\n"
+            "from everywire.testing.broker_driving import RecordingSink\n"
+            "async def main():\n"
+            "    broker = SqliteBroker(sys.argv[1])\n"
+            "    await broker.start(RecordingSink())\n"
+            "    broker._writer.turns.take()\n"
+            "    child = os.fork()\n"
+            "    if child:\n"
+            "        print(child, flush=True)\n"
+            "    time.sleep(60)\n"
+            "asyncio.run(main())\n"
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, str(path), stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        orphan = int(await process.stdout.readline())
+        try:
+            (other,) = node.broker._bus.nodes()
+            process.kill()
+            await process.wait()
+            await publish(node.broker, "a")
+            assert not node.broker._bus.is_alive(other)
+        finally:
+            os.kill(orphan, signal.SIGKILL)

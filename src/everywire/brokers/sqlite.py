@@ -44,7 +44,7 @@ _SWEPT_CHANNELS: Final = 500
 _PRUNE_EVERY: Final = 15
 """Sweeps between two looks at which nodes are gone."""
 _MAX_LETTER_BYTES: Final = 16 * 1024 * 1024
-_MAX_STORED_LETTERS: Final = 256
+_MAX_STORED_BYTES: Final = 64 * 1024 * 1024
 _LETTER_TTL_MS: Final = 30_000
 
 _log: Final = logging.getLogger("everywire.brokers")
@@ -304,11 +304,9 @@ class SqliteBroker:
 
 def _keep_letter(at: Transaction, frame: bytes) -> int | BrokerError:
     execute = at.connection.execute
-    (count,) = execute("select count(*) from letters").fetchone()
-    if count >= _MAX_STORED_LETTERS:
-        execute("delete from letters where ends_ms <= ?", (at.now_ms,))
-        (count,) = execute("select count(*) from letters").fetchone()
-    if count >= _MAX_STORED_LETTERS:
+    execute("delete from letters where ends_ms <= ?", (at.now_ms,))
+    (size,) = execute("select coalesce(sum(length(frame)), 0) from letters").fetchone()
+    if size + len(frame) > _MAX_STORED_BYTES:
         return BrokerError("too many large messages between nodes are under way")
     id = execute(
         "insert into letters (frame, ends_ms) values (?, ?)", (frame, at.now_ms + _LETTER_TTL_MS)

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import socket
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,9 @@ _HAS_PROC: Final = os.path.isdir("/proc/self/fd")
 
 _log: Final = logging.getLogger("everywire.brokers")
 _decoder: Final = msgspec.msgpack.Decoder(list[Hint])
+
+
+_all: weakref.WeakSet[Bus] = weakref.WeakSet()
 
 
 class Bus:
@@ -71,6 +75,7 @@ class Bus:
         self._handle = -1
         self._socket: socket.socket | None = None
         self._bound = 0
+        _all.add(self)
 
     # -- life -----------------------------------------------------------------------
 
@@ -143,6 +148,15 @@ class Bus:
             return os.stat(f"{node}{_SUFFIX}", dir_fd=self._handle, follow_symlinks=False).st_ino
         except OSError:
             return 0
+
+    def forked(self) -> None:
+        """Let go of what a forked process inherits: a socket lives as long as anybody holds it, and the node
+        would seem to."""
+        for one in (self._socket, *[lane.socket for lane in self._lanes.values()]):
+            if one is not None:
+                one.close()
+        self._socket = None
+        self._lanes.clear()
 
     # -- who is there ------------------------------------------------------------------
 
@@ -324,3 +338,11 @@ def _make_socket() -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     made.setblocking(False)
     return made
+
+
+def _forked() -> None:
+    for bus in _all:
+        bus.forked()
+
+
+os.register_at_fork(after_in_child=_forked)

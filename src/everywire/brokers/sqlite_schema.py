@@ -133,7 +133,9 @@ def open_database(
         if is_reader:
             connection.execute("pragma query_only = on")
             return connection
-        connection.execute("pragma journal_mode = wal").fetchone()
+        (mode,) = connection.execute("pragma journal_mode = wal").fetchone()
+        if mode != "wal":
+            raise sqlite3.OperationalError("this file system cannot hold a write-ahead log")
         connection.execute(f"pragma wal_autocheckpoint = {_WAL_PAGES}").fetchone()
         connection.execute(f"pragma journal_size_limit = {_WAL_KEPT_BYTES}").fetchone()
         # Full for the note that commits may be lost from now on, without which a loss goes unnoticed.

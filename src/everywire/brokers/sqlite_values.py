@@ -132,11 +132,11 @@ class SqliteStore:
         """Return the value and forget it."""
 
         def take(at: Transaction) -> bytes | None:
-            found = at.connection.execute(
-                "delete from entries where key = ? returning value, ends_ms", (key,)
-            ).fetchone()
+            execute = at.connection.execute
+            found = execute("select value, ends_ms from entries where key = ?", (key,)).fetchone()
             if found is None:
                 return None
+            execute("delete from entries where key = ?", (key,))
             at.meta.entries -= 1
             return bytes(found[0]) if found[1] > at.now_ms else None
 
