@@ -18,7 +18,7 @@ pytestmark = pytest.mark.xdist_group("busy")
 
 CHANNEL: Final = "numbers"
 WORKERS: Final = 4
-READERS: Final = 3 * len(WIRES)
+READERS: Final = 2 * len(WIRES)
 """Four hundred are in ``tests/soak``."""
 
 
@@ -60,7 +60,7 @@ async def through_each(found: Cluster, readers: Crowd, rounds: int) -> None:
 
 async def test_all_hear_what_is_published_through_any_worker() -> None:
     async with cluster(WORKERS) as found, crowd(found.url, CHANNEL, READERS) as readers:
-        await through_each(found, readers, 10)
+        await through_each(found, readers, 3)
         assert not any(reader.cuts for reader in readers.readers)
 
 
@@ -106,5 +106,5 @@ async def under_fire(found: Cluster, readers: Crowd, kills: int, pause_s: float)
 
 async def test_whoever_is_killed_nothing_is_lost_doubled_or_out_of_order() -> None:
     async with cluster(WORKERS) as found, crowd(found.url, CHANNEL, READERS) as readers:
-        await under_fire(found, readers, 3, 0.3)
+        await under_fire(found, readers, 2, 0.1)
         assert sum(reader.recovered for reader in readers.readers) > 0
