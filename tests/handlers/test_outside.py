@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from everywire.core.errors import BadRequest, EverywireError
+from everywire.core import codes
+from everywire.core.errors import BadRequest, BrokerBusy, EverywireError
 from everywire.handlers.outside import Outside, Receipt
 
 DEADLINE_S = 20.0
@@ -172,4 +173,28 @@ async def test_what_answers_by_callback_is_begun_within_the_call() -> None:
     for wrong in (refuse, fail):
         with pytest.raises(BadRequest):
             await asyncio.to_thread(outside.at_once, wrong)
+    await outside.close()
+
+
+async def test_too_much_that_is_unfinished_is_refused() -> None:
+    outside = Outside(asyncio.get_running_loop(), max_unfinished=3)
+    go = asyncio.Event()
+    receipts = [outside.begin(go.wait) for _ in range(3)]
+    with pytest.raises(BrokerBusy):
+        await outside.begin(go.wait)
+    with pytest.raises(BrokerBusy):
+        await asyncio.to_thread(outside.begin, go.wait)
+    go.set()
+    assert await asyncio.gather(*receipts) == [True] * 3
+    assert await outside.begin(go.wait)
+    await outside.close()
+
+
+async def test_what_takes_too_long_for_a_thread_is_an_error() -> None:
+    outside = Outside(asyncio.get_running_loop())
+    go = asyncio.Event()
+    with pytest.raises(EverywireError, match=r"within 0\.01 s") as caught:
+        await asyncio.to_thread(outside.begin, go.wait, 0.01)
+    assert caught.value.code is codes.BUSY
+    go.set()
     await outside.close()

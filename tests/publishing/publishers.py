@@ -111,6 +111,21 @@ def fork_one(name: str, count: int) -> None:
     assert os.waitpid(pid, 0)[1] == 0
 
 
+def bare_fork(count: int) -> None:
+    """A fork in C, of which Python is told only in the child, as uWSGI does it: no thread ended before."""
+    import ctypes
+
+    publish_all("parent", count // 2)
+    python = ctypes.PyDLL(None)
+    pid = python.fork()
+    if pid == 0:
+        python.PyOS_AfterFork_Child()
+        publish_all("child", count)
+        sys.exit(0)
+    publish_all("parent", count - count // 2, count // 2)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
 def pool(count: int) -> None:
     """Children of `multiprocessing` that end without waiting for what they published."""
     import multiprocessing
@@ -229,6 +244,7 @@ KINDS: dict[str, tuple[Callable[[int], None], dict[str, int]]] = {
     "runs": (runs, {"runs": 1}),
     "burst": (burst, {"burst": 1}),
     "forks": (forks, {"parent": 1, "beside": 1, "child0": 1, "child1": 1}),
+    "bare-fork": (bare_fork, {"parent": 1, "child": 1}),
     "server": (server, {"loop": 1, "thread": 1, "child": 1}),
     "pool": (pool, {"parent": 0, "child0": 1, "child1": 1}),
     "celery-threads": (celery_threads, {"task0": 1, "task1": 1}),

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
 from typing import Any, Final, Generic, TypeVar
 
 from everywire.core import codes
-from everywire.core.errors import EverywireError
+from everywire.core.errors import BrokerBusy, EverywireError
 
-__all__ = ["Outside", "Receipt", "failed", "in_event_loop", "wait_for"]
+__all__ = ["LateError", "Outside", "Receipt", "failed", "in_event_loop", "wait_for"]
 
 _log = logging.getLogger("everywire.handlers")
 
 _TIMEOUT_S: Final = 10.0
 _SETTLE_S: Final = 5.0
+_MAX_UNFINISHED: Final = 65_536
+"""What may be begun before it is done; where the log is elsewhere, it has a lower bound of its own."""
 
 T = TypeVar("T")
+
+
+class LateError(EverywireError, TimeoutError):
+    """Something took longer than one wanted to wait for it."""
+
+    code = codes.BUSY
 
 
 class Receipt(Generic[T]):
@@ -67,17 +76,22 @@ def failed(error: EverywireError) -> Receipt[Any]:
 class Outside:
     """The way into one event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, max_unfinished: int = _MAX_UNFINISHED) -> None:
         self._loop = loop
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
+        self._max_unfinished = max_unfinished
+        self._unfinished = 0
+        self._lock = threading.Lock()
 
     def begin(
         self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float | None = _TIMEOUT_S
     ) -> Receipt[T]:
         """Begin work in the event loop, in the order of the calls; in a thread without one wait for it,
-        at most ``timeout_s``, and raise its error."""
+        at most ``timeout_s``, and raise its error. When too much is unfinished, it is `BrokerBusy`."""
         future: Future[T] = _begun()
+        if not self._count(future):
+            return failed(BrokerBusy("too much that was begun in this process is unfinished"))
         receipt = Receipt(future, self._loop)
         running = _running_loop()
         if running is self._loop:
@@ -86,6 +100,7 @@ class Outside:
         try:
             self._loop.call_soon_threadsafe(self._start, work, future)
         except RuntimeError:
+            self._finished(future)
             raise EverywireError("this server was stopped", code=codes.NOT_AVAILABLE) from None
         if running is None:
             wait_for(receipt, timeout_s)
@@ -111,6 +126,19 @@ class Outside:
             return await asyncio.wrap_future(future)
 
         return self.begin(later)
+
+    def _count(self, future: Future[Any]) -> bool:
+        """Count what is begun until it is done; say whether there is room for it."""
+        with self._lock:
+            if self._unfinished >= self._max_unfinished:
+                return False
+            self._unfinished += 1
+        future.add_done_callback(self._finished)
+        return True
+
+    def _finished(self, _: object) -> None:
+        with self._lock:
+            self._unfinished -= 1
 
     def _start(self, work: Callable[[], Coroutine[Any, Any, T]], future: Future[T]) -> None:
         if self._is_closed:
@@ -157,13 +185,11 @@ def _tell_error(future: Future[Any]) -> None:
 
 
 def wait_for(receipt: Receipt[Any], timeout_s: float | None) -> None:
-    """Wait in a thread until something is done; raise its error, or one with code 124 when it is late."""
+    """Wait in a thread until something is done; raise its error, or `LateError`."""
     try:
         receipt.result(timeout_s)
     except TimeoutError:
-        raise EverywireError(
-            f"this was not done within {timeout_s:g} s; it may still be done", code=codes.BUSY
-        ) from None
+        raise LateError(f"this was not done within {timeout_s:g} s; it may still be done") from None
 
 
 def in_event_loop() -> bool:
