@@ -69,16 +69,16 @@ async def test_channels_on_three_servers_reach_readers_on_another_node(cluster: 
 
 async def test_a_slot_is_moved_under_load(cluster: Cluster) -> None:
     async with nodes(url(cluster)) as (one, two):
-        here, there = await one.read(), await two.read()
+        here, there = await one.read("moved"), await two.read("moved")
         names = one.broker._names
-        slot = names.slot(names.meta("a"))
+        slot = names.slot(names.meta("moved"))
         is_moving = True
         published = 0
 
         async def publish() -> None:
             nonlocal published
             while is_moving:
-                await one.publish_stubbornly(b"%d" % published)
+                await one.publish_stubbornly(b"%d" % published, "moved")
                 published += 1
                 await asyncio.sleep(0.005)
 
@@ -90,13 +90,13 @@ async def test_a_slot_is_moved_under_load(cluster: Cluster) -> None:
         await publishing
         assert published > 20
         expected = [b"%d" % number for number in range(published)]
-        await until(lambda: here.data() == there.data() == expected)
+        await until(lambda: here.data("moved") == there.data("moved") == expected)
         assert not here.gaps() + there.gaps()
         # Hints find their way from the slot's new place.
         received = two.broker.statistics()["hints_received"]
         await asyncio.sleep(1.2)
-        await one.publish(b"end")
-        await until(lambda: there.data()[-1:] == [b"end"])
+        await one.publish(b"end", "moved")
+        await until(lambda: there.data("moved")[-1:] == [b"end"])
         assert two.broker.statistics()["hints_received"] > received
 
 

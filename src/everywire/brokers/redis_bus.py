@@ -80,6 +80,7 @@ class Bus:
         """Subjects that were wanted or left since they were last compared."""
         self._is_unsure = True
         """Whether everything must be compared, and not only what changed."""
+        self._may_move = servers.address.kind != "single"
         self._was_lost = False
         self._changed = asyncio.Event()
         self._waiting: list[tuple[frozenset[str], asyncio.Future[None]]] = []
@@ -161,7 +162,7 @@ class Bus:
                 async with asyncio.timeout(_LOOK_S):
                     await self._changed.wait()
             except TimeoutError:
-                self._is_unsure |= self._names.is_cluster
+                self._is_unsure |= self._may_move
 
     def _look_again(self, at: float = 0.0) -> None:
         """Compare everything, now or at a time of the loop's clock."""

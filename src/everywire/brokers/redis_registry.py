@@ -153,6 +153,8 @@ class Registry:
 
     async def _verify(self) -> None:
         await self._servers.link(self._slot)
+        if self._names.is_cluster:
+            await self._servers.open_all()
         generation = self._servers.generation
         suspects, self._suspects = self._suspects, set()
         only = None if generation != self._verified or "" in suspects else suspects

@@ -27,7 +27,7 @@ from redis.exceptions import (
 
 from everywire.brokers.redis_address import Address, Place
 from everywire.brokers.redis_channels import CHANNEL_SCRIPTS
-from everywire.brokers.redis_link import Argument, Link, Refused, Reply
+from everywire.brokers.redis_link import Argument, Link, Reply
 from everywire.brokers.redis_scripts import SCRIPTS
 from everywire.core.backoff import Backoff
 from everywire.core.errors import BrokerError
@@ -38,6 +38,10 @@ _PAUSE_S: Final = 0.02
 """Before something is tried again that a server could not do just now."""
 _LOCATE_S: Final = 0.2
 """Between two questions where everything is."""
+_TELL_EVERY: Final = 100
+"""Failed attempts to reach a server, from one line in the log to the next."""
+_OPEN_S: Final = 0.5
+"""For servers of a cluster that nobody waits for yet."""
 _WORDS: Final = (
     (MovedError, "MOVED"),
     (AskError, "ASK"),
@@ -108,6 +112,15 @@ class Servers:
         """The links that are open."""
         return [link for link in self._links.values() if link.is_open]
 
+    async def open_all(self) -> None:
+        """Open what can be opened soon of the links to all servers of a cluster."""
+        tasks = [asyncio.ensure_future(self._link_to(place)) for place in set(self._slots.values())]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_OPEN_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
     async def _link_to(self, place: Place) -> Link:
         link = self._links.get(place)
         if link is not None and link.is_open:
@@ -142,7 +155,7 @@ class Servers:
         except BrokerError as error:
             backoff = self._pauses[place][0] if place in self._pauses else Backoff(0.05, 0.5)
             at = asyncio.get_running_loop().time() + backoff.next_delay_s()
-            if backoff.failures == 1 or isinstance(error, Refused):
+            if backoff.failures % _TELL_EVERY == 1:
                 _log.warning("%s", error.sentence)
             self._pauses[place] = (backoff, at, error)
             self.mislaid(place)
@@ -156,9 +169,15 @@ class Servers:
 
     async def _prepare(self, link: Link) -> None:
         answers = [link.ask("SCRIPT", "LOAD", one.text) for one in (*SCRIPTS, *CHANNEL_SCRIPTS)]
-        info = (await link.ask("INFO", "server")).decode("utf-8", "replace")
+        info = _info(await link.ask("INFO", "server"))
+        memory = _info(await link.ask("INFO", "memory"))
         await asyncio.gather(*answers)
-        link.run = next((line[7:] for line in info.splitlines() if line.startswith("run_id:")), "")
+        link.run = info.get("run_id", "")
+        if memory.get("maxmemory", "0") != "0" and memory.get("maxmemory_policy") != "noeviction":
+            _log.warning(
+                "Redis at %s:%s evicts keys when its memory is full; maxmemory-policy has to be noeviction",
+                *link.place,
+            )
         if self.address.kind == "sentinel" and (await link.ask("ROLE"))[0] != b"master":
             raise BrokerError(f"Redis at {link.place[0]}:{link.place[1]} is no master any more")
 
@@ -301,6 +320,11 @@ class Servers:
         else:
             raise BrokerError(f"Redis refuses: {text}") from None
         return None
+
+
+def _info(answer: bytes) -> dict[str, str]:
+    pairs = (line.partition(":") for line in answer.decode("utf-8", "replace").splitlines())
+    return {name: value for name, _, value in pairs}
 
 
 def _word(error: ResponseError) -> str:
