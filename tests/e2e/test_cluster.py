@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 import httpx
 import pytest
 
 from tests.e2e.cluster import Cluster, cluster
 from tests.e2e.crowd import WIRES, Crowd, crowd
+from tests.server import workers as served
 from tests.serving import DEADLINE_S
 
 pytestmark = pytest.mark.xdist_group("busy")
@@ -64,11 +65,57 @@ async def test_all_hear_what_is_published_through_any_worker() -> None:
         assert not any(reader.cuts for reader in readers.readers)
 
 
-async def under_fire(found: Cluster, readers: Crowd, kills: int, pause_s: float) -> list[float]:
-    """Publish all the time, and kill a worker now and then; return how long its readers heard nothing."""
+class Range(Protocol):
+    """Where workers are killed."""
+
+    def urls(self, turn: int) -> Sequence[str]:
+        """Return where to publish next, and where to try again."""
+
+    async def kill(self, turn: int) -> None:
+        """Kill one, and wait until another has its place."""
+
+
+class Alone(NamedTuple):
+    """Workers without a parent, each with an address of its own."""
+
+    cluster: Cluster
+
+    def urls(self, turn: int) -> Sequence[str]:
+        """Return one after the other, without those that are dead."""
+        workers = self.cluster.workers
+        workers = [*workers[turn % WORKERS :], *workers[: turn % WORKERS]]
+        return [worker.url for worker in workers if worker.process is not None]
+
+    async def kill(self, turn: int) -> None:
+        """Kill one, and put another in its place."""
+        victim = self.cluster.workers[turn % WORKERS]
+        await self.cluster.kill(victim)
+        await self.cluster.start(victim)
+
+
+class OfAParent(NamedTuple):
+    """The workers of ``everywire serve``."""
+
+    cluster: served.Cluster
+
+    def urls(self, turn: int) -> Sequence[str]:
+        """Return the address of all."""
+        return [self.cluster.url]
+
+    async def kill(self, turn: int) -> None:
+        """Kill one, and wait until its parent has put another in its place."""
+        pid = self.cluster.kill(turn % WORKERS)
+        await self.cluster.replaced(turn % WORKERS, pid)
+
+
+async def under_fire(
+    range_: Range, readers: Crowd, kills: int, *, pause_s: float = 0.1, pace_s: float = 0.005
+) -> list[float]:
+    """Publish all the time, and kill a worker now and then; return after how long all were back."""
     loop = asyncio.get_running_loop()
     silences = []
-    async with httpx.AsyncClient(timeout=5.0, trust_env=False) as http:
+    never_kept = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(timeout=5.0, trust_env=False, limits=never_kept) as http:
         publisher = Publisher(http)
         is_over = False
 
@@ -76,18 +123,15 @@ async def under_fire(found: Cluster, readers: Crowd, kills: int, pause_s: float)
             for turn in itertools.count():
                 if is_over:
                     return
-                workers = [*found.workers[turn % WORKERS :], *found.workers[: turn % WORKERS]]
-                await publisher.publish([worker.url for worker in workers if worker.process is not None])
-                await asyncio.sleep(0.005)
+                await publisher.publish(range_.urls(turn))
+                await asyncio.sleep(pace_s)
 
         publishing = asyncio.create_task(keep_publishing())
         await readers.until(lambda reader: len(reader.numbers) > 10)
         for turn in range(kills):
-            victim = found.workers[turn % WORKERS]
             before = [sum(reader.cuts.values()) for reader in readers.readers]
             killed_s = loop.time()
-            await found.kill(victim)
-            await found.start(victim)
+            await range_.kill(turn)
             last = publisher.acknowledged + 1
             await readers.until(lambda reader, last=last: len(reader.numbers) > last)  # type: ignore[misc]
             cut = [
@@ -106,5 +150,10 @@ async def under_fire(found: Cluster, readers: Crowd, kills: int, pause_s: float)
 
 async def test_whoever_is_killed_nothing_is_lost_doubled_or_out_of_order() -> None:
     async with cluster(WORKERS) as found, crowd(found.url, CHANNEL, READERS) as readers:
-        await under_fire(found, readers, 2, 0.1)
+        await under_fire(Alone(found), readers, 2)
         assert sum(reader.recovered for reader in readers.readers) > 0
+
+
+async def test_nor_by_the_workers_of_a_parent() -> None:
+    async with served.workers(WORKERS) as found, crowd(found.url, CHANNEL, len(WIRES)) as readers:
+        await under_fire(OfAParent(found), readers, 2)
