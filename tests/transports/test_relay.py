@@ -138,6 +138,19 @@ async def test_the_owner_closes_a_socket_with_its_own_words(pair: list[Site]) ->
         assert closed.value.rcvd.code == 3501
 
 
+async def test_the_owners_pings_are_answered_by_the_node_between() -> None:
+    async with relaying() as (here, there):
+        client = at(there, await open_polling(here))
+        async with client.socket() as socket:
+            await socket.send("2probe")
+            await socket.recv()
+            await socket.send("5")
+            await until(lambda: node_of(here).upper.engine.socket is not None)
+            channel = node_of(here).upper.engine.socket._channel
+            channel.beat()
+            await until(lambda: channel._is_heard)
+
+
 # -- the end, from both sides -----------------------------------------------------------------------
 
 

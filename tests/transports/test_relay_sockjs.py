@@ -213,6 +213,25 @@ async def test_two_requests_at_once_make_one_session(pair: list[Site]) -> None:
         assert len(done) + len(waiting) == 2
 
 
+@pytest.mark.parametrize("transport", ["xhr", "xhr_streaming"])
+async def test_a_node_that_stops_gives_the_answers_back_that_it_carries(
+    pair: list[Site], transport: str
+) -> None:
+    here, there = pair
+    session = new_session()
+    assert await poll(here, session) == "o"
+    waiting = asyncio.create_task(post(there, f"{session}/{transport}"))
+    sessions = list(mount_of(here).table._by_owner.values())
+    await until(lambda: sessions[0]._receiver is not None)
+    drain = asyncio.create_task(there.drain(DEADLINE_S))
+    answer = await waiting
+    assert answer.status_code == 200
+    assert answer.text == "h\n" if transport == "xhr" else answer.text.strip("h\n") == ""
+    await drain
+    assert (await send(here, session, "still here")).status_code == 204
+    assert await poll(here, session) == 'a["still here"]'
+
+
 # -- emulation --------------------------------------------------------------------------------------------
 
 
