@@ -204,6 +204,7 @@ async def test_a_forked_process_keeps_nothing_of_its_parents_node(tmp_path: Path
             "    child = os.fork()\n"
             "    if child:\n"
             "        print(child, flush=True)\n"
+            "    os.close(1)\n"
             "    time.sleep(60)\n"
             "asyncio.run(main())\n"
         )
