@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 
+from tests.cli.commands import Serving, running
 from tests.e2e.conftest import BROWSER, run_node
 from tests.e2e.test_behind_nginx import block, nginx_conf, nginx_path, reachable, replaced
 from tests.nodes import nodes
@@ -70,3 +73,27 @@ async def test_official_clients_connect_without_an_error(tmp_path: Path) -> None
         await connect_crowds(url, CONNECTS)
         forwarded = [site.wire._assembly._relaying.relay.forwarded for site in sites]  # type: ignore[union-attr]
         assert all(number > CONNECTS for number in forwarded), forwarded
+
+
+@asynccontextmanager
+async def workers_behind_nginx(folder: Path, deadline_s: float = 90.0) -> AsyncIterator[tuple[str, Serving]]:
+    """Run four processes behind one port, where the kernel deals out, and nginx before it."""
+    state = folder / "state"
+    state.mkdir(mode=0o700)
+    arguments = ("--dev", "--workers", str(NODES))
+    async with (
+        running(*arguments, EVERYWIRE_STATE_DIR=str(state), deadline_s=deadline_s) as serving,
+        nginx_before([serving.url], folder) as url,
+    ):
+        yield url, serving
+
+
+async def test_official_clients_connect_to_workers_without_an_error(tmp_path: Path) -> None:
+    async with (
+        workers_behind_nginx(tmp_path) as (url, serving),
+        httpx.AsyncClient(base_url=serving.url, trust_env=False) as client,
+    ):
+        await connect_crowds(url, CONNECTS)
+        metrics = (await client.get("/metrics")).text
+        found = re.search(r'^everywire_relay_total\{what="forwarded"\} ([0-9.]+)$', metrics, re.MULTILINE)
+        assert found is not None and float(found[1]) > CONNECTS, metrics

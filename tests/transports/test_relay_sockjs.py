@@ -190,14 +190,19 @@ async def test_messages_for_a_session_of_a_node_that_is_gone_are_not_found(pair:
     assert relay_of(there).lost == 1
 
 
-async def test_whoever_polls_for_a_session_of_a_node_that_is_gone_gets_a_new_one(pair: list[Site]) -> None:
-    here, there = pair
-    session = new_session()
-    assert await poll(here, session) == "o"
-    server = relaying_of(here)._server
-    assert server is not None
-    await server.close()
-    assert await poll(there, session) == "o"
+async def test_whoever_polls_for_a_session_of_a_node_that_is_gone_gets_a_new_one() -> None:
+    async with nodes(3, make=SockJsWire) as (here, there, elsewhere):
+        session = new_session()
+        assert await poll(here, session) == "o"
+        assert (await send(there, session, "hello")).status_code == 204
+        server = relaying_of(here)._server
+        assert server is not None
+        await server.close()
+        assert await poll(there, session) == "o"
+        # It is found from anywhere, as if it had been the first.
+        assert (await send(elsewhere, session, "hello")).status_code == 204
+        assert await poll(elsewhere, session) == 'a["hello"]'
+        assert len(mount_of(there).table) == 1
 
 
 async def test_two_requests_at_once_make_one_session(pair: list[Site]) -> None:

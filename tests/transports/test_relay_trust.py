@@ -9,7 +9,8 @@ import socket
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Final, cast
 
 import httpx
 import pytest
@@ -19,8 +20,10 @@ from everywire.core.errors import SettingsError
 from everywire.core.limits import Limits
 from everywire.server.private import PrivateServer, remove_left_behind
 from everywire.testing.shared_broker import SharedStore
-from everywire.transports.exchange import Request
+from everywire.transports.exchange import Exchange, Request
+from everywire.transports.relay import was_forwarded
 from everywire.transports.relay_letters import FIELD, Letter, Seal
+from everywire.transports.relay_private import PrivateSide
 from tests.serving import Site, until
 from tests.transports.engines import PATH, Polling, open_polling
 from tests.transports.relaying import at, node_of, relaying
@@ -187,6 +190,20 @@ async def test_forged_fields_are_thrown_away() -> None:
             assert answer.text.startswith("4hello")
         answer = await there.http.get(client.target, headers={"everywire-relay": forged, "host": HOST})
         assert answer.status_code == 403
+
+
+def test_a_request_is_what_it_was_where_it_came_from_the_client() -> None:
+    seal = Seal(SECRET)
+    seen: list[Request] = []
+    private = PrivateSide(lambda exchange: seen.append(exchange.request), seal, "owner", lambda: 0.0)
+    fields = {b"host": b"relay", b"x-real-ip": b"::1", FIELD: seal.write("owner", request_of(), "/a?b=c")}
+    request = Request("GET", "/a", "b=c", fields, peer="unix", host="relay", is_local=True)
+    request.memo = {"what others": "know"}
+    private(cast(Exchange, SimpleNamespace(request=request)))
+    assert seen == [request]
+    assert request.headers == {b"host": b"relay", b"x-real-ip": b"::1"}
+    assert (request.peer, request.scheme, request.host) == ("192.0.2.1", "https", HOST)
+    assert not request.is_local and was_forwarded(request) and len(request.memo) == 1
 
 
 async def test_a_request_goes_one_hop_only() -> None:
