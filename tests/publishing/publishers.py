@@ -63,6 +63,29 @@ def burst(count: int) -> None:
     asyncio.run(main())
 
 
+def signals(count: int) -> None:
+    """A handler of a signal that publishes in the middle of whatever else is done, publishing included."""
+    import signal
+
+    numbers = iter(range(count))
+
+    def handle(*_: object) -> None:
+        number = next(numbers, None)
+        if number is None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        else:
+            publish_all("handler", 1, number)
+            signal.setitimer(signal.ITIMER_REAL, 0.0005)
+
+    publish_all("main", 1)
+    signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005)
+    publish_all("main", count - 1, 1)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    for number in numbers:
+        publish_all("handler", 1, number)
+
+
 def forks(count: int) -> None:
     """A process that has published forks, and forks again while its threads publish; all go on."""
     publish_all("parent", count // 2)
@@ -244,6 +267,7 @@ KINDS: dict[str, tuple[Callable[[int], None], dict[str, int]]] = {
     "runs": (runs, {"runs": 1}),
     "burst": (burst, {"burst": 1}),
     "forks": (forks, {"parent": 1, "beside": 1, "child0": 1, "child1": 1}),
+    "signals": (signals, {"main": 1, "handler": 1}),
     "bare-fork": (bare_fork, {"parent": 1, "child": 1}),
     "server": (server, {"loop": 1, "thread": 1, "child": 1}),
     "pool": (pool, {"parent": 0, "child0": 1, "child1": 1}),

@@ -81,8 +81,10 @@ class Outside:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
         self._max_unfinished = max_unfinished
-        self._unfinished = 0
-        self._lock = threading.Lock()
+        # Begun is counted by those who begin, under the lock; done by the loop, which must not wait for one.
+        self._begun = 0
+        self._done = 0
+        self._lock = threading.RLock()  # a handler of a signal may come in between
 
     def begin(
         self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float | None = _TIMEOUT_S
@@ -100,7 +102,6 @@ class Outside:
         try:
             self._loop.call_soon_threadsafe(self._start, work, future)
         except RuntimeError:
-            self._finished(future)
             raise EverywireError("this server was stopped", code=codes.NOT_AVAILABLE) from None
         if running is None:
             wait_for(receipt, timeout_s)
@@ -130,15 +131,14 @@ class Outside:
     def _count(self, future: Future[Any]) -> bool:
         """Count what is begun until it is done; say whether there is room for it."""
         with self._lock:
-            if self._unfinished >= self._max_unfinished:
+            if self._begun - self._done >= self._max_unfinished:
                 return False
-            self._unfinished += 1
+            self._begun += 1
         future.add_done_callback(self._finished)
         return True
 
     def _finished(self, _: object) -> None:
-        with self._lock:
-            self._unfinished -= 1
+        self._done += 1
 
     def _start(self, work: Callable[[], Coroutine[Any, Any, T]], future: Future[T]) -> None:
         if self._is_closed:

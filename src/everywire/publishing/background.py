@@ -37,9 +37,10 @@ class Background:
         self.destination = destination
         self.pid = os.getpid()
         self.loop: Final = _Loop()
-        self._lock = threading.Lock()
-        self._unfinished = 0
-        self._unfinished_bytes = 0
+        self._lock = threading.RLock()  # a handler of a signal may come in between
+        # Begun is counted by those who post, under the lock; done by the loop, which must never wait for one.
+        self._begun = self._begun_bytes = 0
+        self._done = self._done_bytes = 0
         self._orders: set[Order] = set()
         self._route: Route | None = None
         self._stopping = asyncio.Event()
@@ -63,13 +64,14 @@ class Background:
         order = Order(draft, threading.get_ident(), self._finished)
         limits = self.destination.limits
         with self._lock:
-            size = self._unfinished_bytes + order.size
-            if self._unfinished and (
-                self._unfinished >= limits.max_unfinished_appends or size > limits.max_publishing_bytes
+            unfinished = self._begun - self._done
+            size = self._begun_bytes - self._done_bytes + order.size
+            if unfinished and (
+                unfinished >= limits.max_unfinished_appends or size > limits.max_publishing_bytes
             ):
                 raise BrokerBusy("too many publications of this process are unfinished")
-            self._unfinished += 1
-            self._unfinished_bytes = size
+            self._begun += 1
+            self._begun_bytes += order.size
         self.loop.call_soon_threadsafe(self._begin, order)
         return order
 
@@ -95,9 +97,8 @@ class Background:
 
     def _finished(self, order: Order) -> None:
         self._orders.discard(order)
-        with self._lock:
-            self._unfinished -= 1
-            self._unfinished_bytes -= order.size
+        self._done += 1
+        self._done_bytes += order.size
         if not self._orders and self._stopping.is_set():
             self._settled.set()
 

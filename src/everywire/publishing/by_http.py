@@ -69,8 +69,8 @@ class HttpRoute:
     async def _work(self, key: tuple[int, str], lane: deque[Order]) -> None:
         """Post what waits in a lane, in order, until nothing does."""
         try:
-            async with self._turns:
-                while lane:
+            while lane:
+                async with self._turns:  # one after the other of all lanes, however long one is
                     order = lane.popleft()
                     if not order.is_done:
                         order.finish(await self._post(order))

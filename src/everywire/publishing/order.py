@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from everywire.core.limits import Limits
 from everywire.core.names import check_name
 from everywire.core.position import Place, encode_position
 from everywire.core.publication import Draft
+from everywire.handlers.outside import LateError
 from everywire.handlers.payloads import encode
 
 __all__ = ["BINARY_TYPE", "Order", "Published", "draft_of", "published_at"]
@@ -63,7 +65,7 @@ def published_at(channel: str, appended: Appended) -> Published:
 class Order:
     """A draft, who waits for it, and until when. All but ``future`` is for the publishing loop alone."""
 
-    __slots__ = ("_finished", "_timer", "author", "draft", "ends_s", "future", "is_done")
+    __slots__ = ("_finished", "_gate", "_timer", "author", "draft", "ends_s", "future", "is_done")
 
     def __init__(self, draft: Draft, author: int, finished: Callable[[Order], None]) -> None:
         self.draft = draft
@@ -75,7 +77,21 @@ class Order:
         self.is_done = False
         self.ends_s = 0.0
         self._finished = finished
+        # A future's own lock is held now and then by whoever waits, and the loop needs it: when a handler of
+        # a signal publishes just then, each would wait for the other.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self.future.add_done_callback(self._open)
         self._timer: asyncio.TimerHandle | None = None
+
+    def _open(self, _: object) -> None:
+        self._gate.release()
+
+    def wait(self, timeout_s: float) -> Published:
+        """Wait in a thread, once, until it is finished; return where it stands, or raise why it does not."""
+        if not self._gate.acquire(timeout=timeout_s):
+            raise LateError(f"this was not done within {timeout_s:g} s; it may still be done")
+        return self.future.result()
 
     @property
     def size(self) -> int:

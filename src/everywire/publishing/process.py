@@ -23,7 +23,7 @@ from everywire.core import codes
 from everywire.core.errors import EverywireError
 from everywire.core.limits import Limits
 from everywire.core.settings import SettingsTable
-from everywire.handlers.outside import Receipt, failed, in_event_loop, wait_for
+from everywire.handlers.outside import Receipt, failed, in_event_loop
 from everywire.publishing.background import TIMEOUT_S, Background
 from everywire.publishing.destination import API_KEY_VARIABLE, URL_VARIABLE, Destination, from_environment
 from everywire.publishing.order import BINARY_TYPE, Published, draft_of
@@ -41,10 +41,11 @@ class Server(Protocol):
 
 
 class _State:
-    """What this process has; ``lock`` guards all but ``servers``, which event loops read."""
+    """What this process has; ``lock`` guards all but ``servers``, which event loops read. It may be taken
+    again by who holds it, because a handler of a signal may publish."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.servers: list[Server] = []
         self.brokers: list[Destination | None] = []
         """The addresses of the servers' brokers, as far as they have some."""
@@ -100,13 +101,12 @@ def publish(
                 content_type=content_type,
                 key=key,
             )
-            future = background.post(draft).future
+            order = background.post(draft)
         except EverywireError as error:
             return failed(error)
-    receipt = Receipt(future)
     if not in_event_loop():
-        wait_for(receipt, TIMEOUT_S + _GRACE_S)
-    return receipt
+        order.wait(TIMEOUT_S + _GRACE_S)
+    return Receipt(order.future)
 
 
 def configure(
@@ -212,7 +212,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    _state.lock = threading.Lock()
+    _state.lock = threading.RLock()
     if _state.brokers:
         _state.inherited = _state.brokers[-1]
     _state.servers.clear()
