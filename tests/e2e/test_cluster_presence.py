@@ -140,19 +140,19 @@ class House:
 
 
 @asynccontextmanager
-async def house() -> AsyncIterator[House]:
-    """Run the nodes."""
+async def house(broker: str = "") -> AsyncIterator[House]:
+    """Run the nodes over a broker, by default SQLite."""
     async with (
-        cluster(NODES, **LIMITS) as found,
+        cluster(NODES, broker=broker, **LIMITS) as found,
         httpx.AsyncClient(timeout=DEADLINE_S, trust_env=False) as http,
         AsyncExitStack() as stack,
     ):
         yield House(found, http, stack)
 
 
-async def lose_a_node(members: int) -> float:
+async def lose_a_node(members: int, broker: str = "") -> float:
     """Kill a node with a third of the members; return how long the others believed in them."""
-    async with house() as home:
+    async with house(broker) as home:
         watchers = await home.watchers(*home.workers[:2])
         tabs = await home.tabs(f"user {number}" for number in range(members))
         await eventually(lambda: home.others(tabs))
@@ -207,10 +207,10 @@ async def test_a_user_in_three_tabs_is_one_member() -> None:
         await eventually(says({"ben": 1}))
 
 
-async def come_and_go(joins: int, seed: int = 5) -> None:
+async def come_and_go(joins: int, broker: str = "", seed: int = 5) -> None:
     """Let members come and go so often, some without a word; then the list is who is there."""
     chance = random.Random(seed)
-    async with house() as home:
+    async with house(broker) as home:
         tabs = await home.tabs(f"user {number}" for number in range(30))
         left = joins
 
