@@ -217,18 +217,33 @@ async def test_of_two_nodes_only_the_one_that_knows_better_sees_an_old_snapshot(
         assert len(places) == len(set(places)), "an offset of an epoch was used twice"
 
 
-async def test_another_content_under_a_known_offset_is_a_new_epoch(server: Engine) -> None:
-    """A node that was away while others went past what it knew sees that it is not what it knew."""
+async def test_another_content_under_a_known_offset_is_a_new_epoch(
+    server: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that was cut off while others went past what it knew sees that it is not what it knew."""
     async with nodes(url(server), 1) as (one,):
         there = await one.read()
-        await _back_to_a_snapshot(server, one, 3)
-        one.broker._servers.drop_links("the test")
-        async with nodes(url(server), 1) as (other,):
-            # It has no marks: what is there is all right for it. Where the first node stands is used again.
-            for number in range(10):
-                await other.publish_stubbornly(b"other %d" % number)
+        for number in range(5):
+            await one.publish(b"saved %d" % number)
+        await run(server, "SAVE")
+        for number in range(3):
+            old = await one.publish(b"lost %d" % number)
+
+        async def cut(*_: object) -> None:
+            raise BrokerError("it is cut off")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(one.broker._servers, "_open", cut)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            async with nodes(url(server), 1) as (other,):
+                # It has no marks: what is there is all right for it.
+                for number in range(10):
+                    again = await other.publish(b"other %d" % number)
+                assert (again.epoch, again.offset) == (old.epoch, old.offset + 7)
         await one.publish_stubbornly(b"after")
         await until(lambda: there.data()[-1:] == [b"after"])
+        assert one.acknowledged[-1][0].epoch != old.epoch
         assert "reset" in there.gaps()
 
 

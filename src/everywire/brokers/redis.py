@@ -112,6 +112,7 @@ class RedisBroker:
         self._bus.listen(self._own)
         self._bus.listen(self._names.all)
         self._bus.start()
+        self._registry.verified = self.log.catch_up
         self._registry.start()
         try:
             async with asyncio.timeout(self._patience_s):
@@ -173,6 +174,9 @@ class RedisBroker:
 
     # -- the bus ------------------------------------------------------------------------
 
+    def _restored(self) -> None:
+        self.log.catch_up()
+
     def _heard(self, subject: str, payload: bytes) -> None:
         if subject == self._own:
             if payload[:1] == b"c":
@@ -209,8 +213,4 @@ class RedisBroker:
 
     def _healed(self) -> None:
         self._is_ready.set()
-        self._restored()
-
-    def _restored(self) -> None:
-        """Hear what was missed: compare the store, and where the watched channels stand."""
         self.log.catch_up()

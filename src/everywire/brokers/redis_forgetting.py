@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Container, Sequence
 from typing import Any, Final
 
@@ -95,7 +96,9 @@ class Forgetter:
     async def _look(self, *, is_forced: bool, most: int) -> int:
         """Look at some channels, and forget what can be; return how many were looked at."""
         names = self._names
-        claimed = await self._ask(CLAIM.sha, 1, names.channels, self._now(), most, int(is_forced))
+        # Two claims of the same millisecond must not be taken for each other.
+        mark = 1 + secrets.randbelow(4095)
+        claimed = await self._ask(CLAIM.sha, 1, names.channels, self._now(), most, int(is_forced), mark)
         if len(claimed) == 2:
             return 0
         claim, now_ms = claimed[0].decode(), int(claimed[1])

@@ -363,6 +363,10 @@ class RedisLog:
         watch, sink = self.watched.get(channel), self.sink
         if watch is None or sink is None:
             return
+        if not self._registry.is_verified:
+            # It may tell of another past than the one this node knows; `catch_up` reads what it was.
+            self.hints_lost += 1
+            return
         line, _, body = payload.partition(b"\n")
         try:
             epoch, before, at, time = line.decode().split(" ")[:4]

@@ -106,6 +106,8 @@ class Registry:
     ) -> None:
         self.epoch = ""
         self.marks = Marks()
+        self.verified: Callable[[], object] = lambda: None
+        """Called when the store was compared after a link was lost."""
         self.renewed = 0
         """How often this node found that the store fell behind."""
         self._names = names
@@ -213,7 +215,12 @@ class Registry:
         """Begin to compare whenever a link was lost, and not only when somebody needs it: others may already
         write to a server that is there again."""
         is_shaken = asyncio.Event()
-        self._servers.shaken = is_shaken.set
+
+        def shaken() -> None:
+            self.suspect()
+            is_shaken.set()
+
+        self._servers.shaken = shaken
         self._keeper = asyncio.get_running_loop().create_task(self._keep(is_shaken), name="keep to Redis")
 
     async def _keep(self, is_shaken: asyncio.Event) -> None:
@@ -223,6 +230,7 @@ class Registry:
             try:
                 await self._servers.link(self._slot)
                 await self.verify()
+                self.verified()
             except BrokerError as error:
                 _log.debug("comparing waits: %s", error.sentence)
                 await asyncio.sleep(_RETRY_S)

@@ -127,7 +127,7 @@ return results
 
 _CLAIM: Final = """
 local now = time_ms(ARGV[1])
-local claim = str(now + TICKET_MS) .. '.5'
+local claim = string.format('%.17g', now + TICKET_MS + tonumber(ARGV[4]) / 4096)
 local found
 if ARGV[3] == '1' then
   found = redis.call('ZRANGE', KEYS[1], 0, tonumber(ARGV[2]) - 1, 'WITHSCORES')
