@@ -80,12 +80,13 @@ class NatsBroker:
         self.store = NatsStore(values)
         self.control = Post(self.node, self._send)
         self._canary_subject = f"{names.prefix}.n.canary.{secrets.token_hex(8)}"
+        self._is_ready = asyncio.Event()
         self._canary = Canary(
             self._send_canary,
             interval_s=limits.canary_interval_s,
             timeout_s=limits.canary_timeout_s,
             missed=link.renew,
-            healed=lambda: None,
+            healed=self._is_ready.set,
         )
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -108,9 +109,11 @@ class NatsBroker:
         link.want(self._canary_subject, lambda msg: self._canary.heard(msg.data))
         await link.open()
         self._canary.start()
-        end_s = asyncio.get_running_loop().time() + self._parts.limits.canary_timeout_s
-        while not self._canary.health().ready and asyncio.get_running_loop().time() < end_s:
-            await asyncio.sleep(0.002)
+        try:
+            async with asyncio.timeout(self._parts.limits.canary_timeout_s):
+                await self._is_ready.wait()
+        except TimeoutError:
+            pass  # `health` tells
 
     async def close(self) -> None:
         """Fail what is unfinished, and disconnect."""
@@ -168,7 +171,9 @@ class NatsBroker:
     # -- the rest -----------------------------------------------------------------------
 
     def health(self) -> Health:
-        """Say whether the canary comes back."""
+        """Say whether there is a link, and the canary comes back."""
+        if not self._link.is_up:
+            return Health(False, f"the broker cannot be reached: {self._link.reason}")
         return self._canary.health()
 
     def sweep(self) -> None:

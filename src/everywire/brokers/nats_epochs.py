@@ -72,19 +72,22 @@ class Epochs:
 
     async def check(self) -> None:
         """Make the streams that are missing, and find out whether the store lost data."""
+        # What is heard of from now on may be newer than what the engine says of its streams.
+        epoch, tides = self.epoch, dict(self._tides)
         looked = await asyncio.gather(*[self._look(stream) for stream in self._configs])
         infos = {stream: info for stream, (info, _) in zip(self._configs, looked, strict=True)}
         self.channels = sum(info.subjects for stream, info in infos.items() if "_log_" in stream)
         is_new = any(is_made for _, is_made in looked)
         meta, seq = await self._get()
-        has_lost = self._created and (is_new or await self._has_lost(infos))
-        self._created = {stream: info.created for stream, info in infos.items()}
-        if meta is None or (has_lost and meta.epoch == self.epoch):
+        has_lost = (is_new and bool(self._created)) or await self._has_lost(infos, tides)
+        # Another node may have given it its new epoch meanwhile, and this one may have been told.
+        if meta is None or (has_lost and meta.epoch == epoch):
             if meta is not None:
                 _log.error("the store of NATS lost data; it gets a new epoch, and readers are told")
             await self._renew(meta, seq)
         else:
             self._adopt(meta.epoch)
+        self._created = {stream: info.created for stream, info in infos.items()}
 
     async def _look(self, stream: str) -> tuple[Info, bool]:
         try:
@@ -94,15 +97,15 @@ class Epochs:
             await self._streams.make(stream, subject, config)
             return await self._streams.info(stream), True
 
-    async def _has_lost(self, infos: dict[str, Info]) -> bool:
+    async def _has_lost(self, infos: dict[str, Info], tides: dict[str, _Tide]) -> bool:
         for stream, info in infos.items():
-            tide = self._tides.get(stream)
-            if self._created.get(stream) != info.created or (tide is not None and info.last_seq < tide.seq):
+            tide = tides.get(stream)
+            if self._created.get(stream, info.created) != info.created or (
+                tide is not None and info.last_seq < tide.seq
+            ):
                 return True
-        found = await asyncio.gather(
-            *[self._streams.at(stream, tide.seq) for stream, tide in self._tides.items()]
-        )
-        for stored, tide in zip(found, self._tides.values(), strict=True):
+        found = await asyncio.gather(*[self._streams.at(stream, tide.seq) for stream, tide in tides.items()])
+        for stored, tide in zip(found, tides.values(), strict=True):
             if stored is not None:
                 message = Message.decode(stored.data)
                 if (message.writer, message.number) != (tide.writer, tide.number):
@@ -137,7 +140,9 @@ class Epochs:
         is_first = not self.epoch
         self.epoch = epoch
         if not is_first:
+            # What was remembered of the store before says nothing of this one.
             self._tides.clear()
+            self._created.clear()
             self.changed()
 
     async def refresh(self) -> None:

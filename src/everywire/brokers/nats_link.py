@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import count
 from typing import Any, Final
 
@@ -65,6 +65,7 @@ class Link:
         self._collecting: dict[str, Heard] = {}
         self._wanted: dict[str, Heard] = {}
         self._subscribed: dict[str, Subscription] = {}
+        self._own: list[Subscription] = []
         self._changes: dict[str, None] = {}
         self._changing = asyncio.Lock()
         self._changer: asyncio.Task[None] | None = None
@@ -108,8 +109,13 @@ class Link:
     def renew(self, reason: str) -> None:
         """Give the connection up and make another."""
         if self._up.is_set():
-            self.reason = reason
-            self._down.set()
+            self._ended(reason)
+
+    def _ended(self, reason: str) -> None:
+        # Nobody takes the link for a working one from this moment on, or they would try for ever at once.
+        self.reason = self.reason or reason
+        self._up.clear()
+        self._down.set()
 
     async def _supervise(self) -> None:
         backoff = Backoff(0.1, 2.0)
@@ -133,8 +139,6 @@ class Link:
             self.reason = ""
             self._up.set()
             await self._down.wait()
-            self._up.clear()
-            self.reason = self.reason or "the connection ended"
             _log.warning("the link to NATS is made anew: %s", self.reason)
             await self._disconnect(self.reason)
 
@@ -144,7 +148,7 @@ class Link:
 
         async def closed() -> None:
             if self._client is client:
-                self._down.set()
+                self._ended("the connection ended")
 
         async def failed(error: Exception) -> None:
             if isinstance(error, nats.errors.SlowConsumerError):
@@ -171,11 +175,21 @@ class Link:
             skip_subject_validation=True,
         )
         self._inbox = client.new_inbox() + "."
-        await self._subscribe(client, self._inbox + "*", self._answered)
+        self._own.append(await self._subscribe(client, self._inbox + "*", self._answered))
+        reading = getattr(client, "_reading_task", None)
+        if reading is not None:
+            # `closed_cb` is not called when the connection breaks while nats-py is still writing to it.
+            reading.add_done_callback(lambda _: self._reading_ended(client))
+
+    def _reading_ended(self, client: Client) -> None:
+        if self._client is client:
+            self._ended("the connection broke")
 
     async def _disconnect(self, reason: str) -> None:
         client, self._client = self._client, None
+        subscriptions = [*self._subscribed.values(), *self._own]
         self._subscribed.clear()
+        self._own.clear()
         waiting, self._waiting = self._waiting, {}
         for answer in waiting.values():
             if not answer.done():
@@ -187,6 +201,7 @@ class Link:
                     await client.close()
             except (nats.errors.Error, OSError, TimeoutError, RuntimeError) as error:
                 _log.debug("NATS, while closing: %r", error)
+            await _end_tasks(client, subscriptions)
 
     # -- requests -----------------------------------------------------------------
 
@@ -199,6 +214,7 @@ class Link:
         try:
             await client.publish(subject, data, reply)
         except (nats.errors.Error, OSError) as error:
+            self._ended(str(error))
             raise LinkLost(f"NATS did not take a message: {error}") from None
 
     async def request(
@@ -221,6 +237,7 @@ class Link:
             )
             found = await answer
         except (nats.errors.Error, OSError) as error:
+            self._ended(str(error))
             raise LinkLost(f"NATS did not take a request: {error}") from None
         finally:
             timer.cancel()
@@ -280,8 +297,7 @@ class Link:
                 try:
                     await self._change(client, subject)
                 except (nats.errors.Error, OSError) as error:
-                    _log.debug("NATS, while subscribing: %r", error)
-                    self._down.set()
+                    self._ended(f"while subscribing: {error}")
                     return
 
     async def _change(self, client: Client, subject: str) -> None:
@@ -323,6 +339,18 @@ def delivered(reply: str) -> tuple[str, int]:
     parts = reply.split(".")
     at = 3 if len(parts) < 11 else 5
     return parts[at], int(parts[at + 2])
+
+
+async def _end_tasks(client: Client, subscriptions: Sequence[Subscription]) -> None:
+    """End the tasks that nats-py leaves behind when a connection breaks while it is being closed."""
+    names = ("_reading_task", "_ping_interval_task", "_flusher_task")
+    found = [getattr(client, name, None) for name in names]
+    found += [getattr(one, "_wait_for_msgs_task", None) for one in subscriptions]
+    current = asyncio.current_task()
+    tasks = [task for task in found if isinstance(task, asyncio.Task) and task is not current]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _expire(answer: asyncio.Future[Any]) -> None:

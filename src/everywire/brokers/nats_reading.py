@@ -29,6 +29,9 @@ _PORTION: Final = 256
 _MAX_VERIFIED_PER_S: Final = 1_000
 """Channels that are asked for in a second when the hub compares all it has; a get costs some 40 us here."""
 _CONCURRENT: Final = 500
+_TRUSTED_S: Final = 5.0
+"""That nothing follows what was known longer ago may mean that all is gone; a channel that is forgotten says
+so for longer than this."""
 
 
 class Reading:
@@ -63,7 +66,7 @@ class Reading:
     async def _verify(self, channel: Channel) -> None:
         """Learn where a channel stands, by a few bytes if it stands where it did."""
         parts = self._parts
-        if channel.seq <= 0:
+        if channel.seq <= 0 or channel.verified_s + _TRUSTED_S < asyncio.get_running_loop().time():
             await parts.newest(channel)
             return
         stored = await parts.streams.next(channel.stream, channel.subject, channel.seq + 1)
@@ -163,19 +166,21 @@ class Reading:
         parts, newest = self._parts, channel.state
         assert newest is not None
         low, high = max(newest.first_seq, channel.purged_seq, 1), channel.seq
+        after = high
         for mark in channel.marks:
-            if mark.before < start:
-                low = max(low, mark.seq)
-            else:
-                high = min(high, mark.seq)
+            if mark.before >= start:
+                after = mark.seq
                 break
+            low = max(low, mark.seq)
         window = window_of(newest, channel.window, now_ms)
         oldest_ms = now_ms - int(window.max_age_s * 1000)
         is_cut = newest.began_ms < oldest_ms or newest.cost_bytes > window.max_bytes
         is_exact = bool(channel.marks) and channel.marks[0].before < start
         if not is_cut and (is_exact or start <= newest.first):
             return low
-        best, middle = channel.seq, low
+        if not is_cut:
+            high = after
+        best, middle = high, low
         while low < high:
             stored = await parts.streams.next(channel.stream, channel.subject, middle)
             if stored is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
@@ -36,7 +37,7 @@ _HANDLED: Final = 50
 """Channels that one sweep asks the engine for."""
 _SLACK_MESSAGES: Final = 64
 """Messages beyond the window that may wait to be purged together."""
-_SETTLED_S: Final = 15.0
+SETTLED_S: Final = 15.0
 """For how long a message says that a channel is gone; appends end sooner."""
 _STROLL_S: Final = 30.0
 """Between two looks at a part of a stream, for channels whose writer is gone."""
@@ -59,6 +60,7 @@ class Upkeep:
         self._gone: deque[tuple[float, Channel, int]] = deque()
         self._room = asyncio.Lock()
         self._strolled_s = 0.0
+        self._shard = random.randrange(256)
         self._stroll_at: dict[str, int] = {}
 
     # -- the rhythm ---------------------------------------------------------------
@@ -146,7 +148,8 @@ class Upkeep:
         """Drop the messages of a channel before one, which is not the newest."""
         parts, state = self._parts, channel.state
         before_seq = min(before_seq, channel.seq)
-        if state is None or before_seq <= channel.purged_seq:
+        # The engine takes a bound of 1 for none at all.
+        if state is None or before_seq <= max(channel.purged_seq, 1):
             return
         now_ms = parts.clock_ms()
         if state.keys_until_ms > now_ms and state.keys_from < before_seq:
@@ -211,9 +214,8 @@ class Upkeep:
             if state.last > remembered:
                 return None  # it was appended to meanwhile
             was_there = True
-            return State(
-                parts.epochs.epoch, state.last, state.last + 1, channel.seq + 1, state.last, is_gone=True
-            )
+            gone = State(parts.epochs.epoch, state.last, state.last + 1, channel.seq + 1, state.last)
+            return msgspec.structs.replace(gone, last_ms=now_ms, is_gone=True)
 
         await parts.newest(channel)
         if not channel.exists or channel.state is None:
@@ -231,8 +233,9 @@ class Upkeep:
             self.count -= 1
             parts.counters.forgotten += 1
             now_s = asyncio.get_running_loop().time()
-            self._gone.append((now_s + _SETTLED_S, channel, channel.seq))
-            await parts.streams.purge(channel.stream, channel.subject, channel.seq)
+            self._gone.append((now_s + SETTLED_S, channel, channel.seq))
+            if channel.state is not None and channel.state.is_gone:
+                await parts.streams.purge(channel.stream, channel.subject, channel.seq)
         return was_there
 
     def _may_go_now(self, channel: Channel, state: State, now_ms: int) -> bool:
@@ -302,7 +305,7 @@ class Upkeep:
             *[parts.streams.info(parts.names.log_stream(shard)) for shard in range(parts.names.shards)]
         )
         self.recount(sum(info.subjects for info in infos))
-        shard = int(asyncio.get_running_loop().time() / _STROLL_S) % parts.names.shards
+        self._shard = shard = (self._shard + 1) % parts.names.shards
         stream = parts.names.log_stream(shard)
         seq = self._stroll_at.get(stream, 1)
         subject = f"{parts.names.prefix}.c.{shard}.>"
@@ -319,9 +322,12 @@ class Upkeep:
                 continue
             seen.add(name)
             await parts.newest(channel)
-            if channel.state is not None and channel.state.is_gone:
+            newest = channel.state
+            if newest is None or newest.last_ms > now_ms - grace_ms:
+                continue
+            if newest.is_gone:
                 await parts.streams.purge(channel.stream, channel.subject, channel.seq + 1)
-            elif channel.exists:
+            else:
                 await self._handle(channel)
 
 

@@ -215,30 +215,29 @@ class Writer:
                     since_seq = channel.seq
                 attempts[message.number] = plan
                 try:
-                    seq = await parts.streams.append(channel.subject, message.encode(), channel.seq)
+                    expected_seq = message.previous_seq
+                    seq = await parts.streams.append(channel.subject, message.encode(), expected_seq)
                 except Conflict as conflict:
+                    del attempts[message.number]  # this one was refused for certain
+                    if 0 < conflict.seq < expected_seq:
+                        parts.link.renew("the store fell behind what it had acknowledged")
+                        continue
                     tries += 1
                     parts.counters.conflicts += 1
-                    del attempts[message.number]  # this one was refused for certain
-                    await self._lost_the_race(channel, conflict.seq, tries, batch)
+                    await self._lost_the_race(channel, tries, batch)
                     continue
             except (LinkLost, NotThere) as error:
                 # It may have arrived: the next round looks for it.
                 if isinstance(error, NotThere):
                     parts.link.renew("a stream is missing")
-                    await asyncio.sleep(0.05)
+                await asyncio.sleep(0.01)
             else:
                 self._landed(channel, seq, plan)
                 return plan
 
-    async def _lost_the_race(
-        self, channel: Channel, newest_seq: int, tries: int, batch: Sequence[Pending]
-    ) -> None:
+    async def _lost_the_race(self, channel: Channel, tries: int, batch: Sequence[Pending]) -> None:
         """Learn what somebody else wrote."""
         parts = self._parts
-        if 0 < newest_seq < channel.seq:
-            parts.link.renew("the store fell behind what it had acknowledged")
-            return
         if tries > 1:
             await asyncio.sleep(self._random.uniform(0, min(_PAUSE_S * 2**tries, _MAX_PAUSE_S)))
         knows_keys = channel.seq >= 0 and channel.keys_seq == channel.seq
