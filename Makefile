@@ -45,6 +45,7 @@ soak: setup-test
 
 bench: setup-bench
 	$(PYTHON) -m everywire.lab
+	$(PYTHON) -m everywire.lab.brokers
 
 clean:
 	rm -rf .venv build dist lab/build results .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -43,6 +43,8 @@ class Subject:
     other_channels: int = 0
     """Channels beside the measured one, each with a publication and a reader."""
     tls: bool = False
+    workers: int = 1
+    """Processes that serve; more than one share their channels by the broker over SQLite."""
     has_recovery: bool = False
     """Node's socket.io: whether connection state recovery is on, as ours is."""
 
@@ -91,6 +93,9 @@ def scenarios(quick: bool = False) -> tuple[Scenario, ...]:
     channels = tuple(
         Subject(name=f"channels {count}", kind="everywire", other_channels=count) for count in (1, 10_000)
     )
+    workers = tuple(
+        Subject(name=f"workers {count}", kind="everywire", workers=count) for count in (1, 2)
+    )
     # 10,000 readers at a tenth of the rate: the deliveries per second stay the same.
     return (
         Scenario(name="websocket", wire="websocket", subjects=everyone, idle_s=1.0, rate_s=steady,
@@ -107,6 +112,8 @@ def scenarios(quick: bool = False) -> tuple[Scenario, ...]:
                  idle_s=1.0, rate_s=steady * 2, saturate_s=closed),
         Scenario(name="channels", wire="websocket", subjects=channels, rate_s=steady, saturate_s=closed),
         Scenario(name="window", wire="websocket", subjects=windows, rate_s=steady, saturate_s=closed),
+        Scenario(name="workers", wire="websocket", subjects=workers, idle_s=1.0, rate_s=steady,
+                 saturate_s=closed, burst_s=closed),
         Scenario(name="idle-websocket", wire="websocket", subjects=(beating,), readers=10_000,
                  idle_s=idle_s),
         Scenario(name="idle-sse", wire="sse", subjects=(beating,), readers=10_000, idle_s=idle_s),
@@ -193,6 +200,8 @@ FIGURES: tuple[Figure, ...] = (
     _growth("1,000 publications kept, steady, of that with 10", "window", "window 10", "window 1000", "rate"),
     _growth("1,000 publications kept, saturated, of that with 10", "window", "window 10", "window 1000",
             "saturate"),
+    *(_growth(f"two workers, {name}, of one", "workers", "workers 1", "workers 2", phase)
+      for name, phase in (("steady", "rate"), ("saturated", "saturate"), ("bursts of ten", "burst"))),
     _alone("memory per idle WebSocket reader", Cell("websocket", "everywire", "idle", MEMORY), "B", 4096.0,
            2560.0),
     _alone("memory per idle SSE reader", Cell("sse", "everywire", "idle", MEMORY), "B", 4096.0, 2560.0),

@@ -82,8 +82,9 @@ def start(
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a process that we started, by its pid: politely, then for sure."""
-    if process.stdout is not None:
-        process.stdout.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
     if process.poll() is not None:
         return
     process.terminate()

@@ -142,11 +142,11 @@ RUN_COLUMNS = {
 }
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], figures: Sequence[Figure]) -> str:
-    """Return the whole report: the machine, the figures, the runs, and what failed."""
+def markdown(rows: Sequence[Mapping[str, Any]], figures: Sequence[Figure], *, has_runs: bool = True) -> str:
+    """Return the whole report: the machine, the figures, the runs if it has any, and what failed."""
     outcomes = [outcome for outcome in judge(rows, figures) if outcome.value is not None]
     machine = [f"{name}: {value}" for row in rows if "phase" not in row for name, value in row.items()]
-    parts = ["; ".join(machine), _figure_table(outcomes), _run_table(rows)]
+    parts = ["; ".join(machine), _figure_table(outcomes), _run_table(rows) if has_runs else ""]
     failed = failures(rows)
     if failed:
         parts.append("Failed:\n\n" + "\n".join(f"* {sentence}" for sentence in failed))

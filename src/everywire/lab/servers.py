@@ -155,13 +155,16 @@ def _everywire_command(
     config = folder / "everywire.toml"
     window = "" if subject.window is None else f"window = {{ max_publications = {subject.window} }}\n"
     config.write_text(
-        f'drain_s = 0.5\n\n[[channels]]\npattern = "*"\nheartbeat_s = {subject.heartbeat_s}\n{window}',
+        f'drain_s = 0.5\nstate_dir = "{folder}/state"\n\n'
+        f'[[channels]]\npattern = "*"\nheartbeat_s = {subject.heartbeat_s}\n{window}',
         "utf-8",
     )
     command: list[str | Path] = [
         sys.executable, "-m", "everywire", "serve", "--dev", "--host", "127.0.0.1", "--port", str(port),
         "--config", config,
     ]  # fmt: skip
+    if subject.workers > 1:
+        command += ["--workers", str(subject.workers)]
     if certificate is not None:
         command += ["--tls-cert", certificate]
     return command
