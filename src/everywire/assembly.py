@@ -238,6 +238,7 @@ class Assembly:
         shared, self._shared = self._shared, None
         if shared is None:
             return
+        self._relaying.leave()
         self.engine_mounts.close()
         self.sockjs_mounts.close()
         await self._relaying.close(self.limits.close_timeout_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final
 
 import pytest
@@ -291,14 +292,30 @@ async def test_a_node_that_stops_gives_the_polls_back_that_it_carries(pair: list
     assert await client.poll() == "4still here"
 
 
+async def _ask_until_gone(client: Polling) -> str:
+    """Poll and send without a pause; return how the connection ended."""
+    while True:
+        for ask in (client.get, partial(client.post, "4more")):
+            answer = await ask()
+            if answer.status_code != 200:
+                assert (answer.status_code, answer.json()) == (400, UNKNOWN)
+                return "unknown"
+            if answer.text.endswith("1"):
+                return "closed"
+
+
 async def test_an_owner_that_stops_says_so_to_those_who_come_by_others() -> None:
     async with relaying() as (here, there):
         client = at(there, await open_polling(here))
         poll = asyncio.create_task(client.poll())
         await until(lambda: not node_of(here).upper.engine.is_stalled)
+        others = [at(there, await open_polling(here)) for _ in range(20)]
+        asking = [asyncio.create_task(_ask_until_gone(other)) for other in others]
+        await asyncio.gather(*[other.send("4hello") for other in others])
         await node_of(here).close()
         assert await poll == "1"
         assert await client.is_gone()
+        assert set(await asyncio.gather(*asking)) <= {"closed", "unknown"}
 
 
 async def test_every_node_serves_the_connections_of_every_other() -> None:

@@ -50,6 +50,14 @@ class Relaying:
         self.relay = PeerRelay(shared, seal)
         return self.relay
 
+    def leave(self) -> None:
+        """Take no more requests of other nodes: the sessions here are about to end. What they still say goes
+        out until `close`."""
+        if self.private is not None:
+            self.private.is_leaving = True
+        if self._server is not None:
+            self._server.stop_listening()
+
     async def close(self, drain_s: float) -> None:
         """Take leave of the other nodes, after all sessions have ended."""
         server, self._server = self._server, None

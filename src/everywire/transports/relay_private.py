@@ -30,6 +30,9 @@ class PrivateSide:
 
     def __init__(self, handler: Handler, seal: Seal, label: str, time: Callable[[], float]) -> None:
         self.taken = self.refused = 0
+        self.is_leaving = False
+        """Whether this node's sessions are about to end: who still asks hears nothing, as of a node that is
+        gone, and tells its client so in the protocol's words."""
         self._handler = handler
         self._seal = seal
         self._label = label
@@ -38,6 +41,9 @@ class PrivateSide:
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
+        if self.is_leaving:
+            exchange.abort("this node stops")
+            return
         request = exchange.request
         target = f"{request.path}?{request.query}" if request.query else request.path
         field = request.headers.get(FIELD)
