@@ -214,7 +214,7 @@ class SqliteBroker:
             "new_epochs": writer.new_epochs,
             "hints_sent": bus.hints_sent,
             "hints_received": bus.hints_received,
-            "hints_lost": bus.hints_lost,
+            "hints_lost": bus.dropped(),
             "letters_lost": bus.letters_lost + self.control.dropped,
             "bus_bytes_out": bus.bytes_out,
             "bus_bytes_in": bus.bytes_in,

@@ -185,8 +185,8 @@ class Bus:
         return True
 
     def is_alone(self) -> bool:
-        """Say whether no other node is alive."""
-        return not any(self.is_alive(node) for node in self.nodes())
+        """Say whether no other node is alive, as far as this one can still tell."""
+        return self._handle >= 0 and not any(self.is_alive(node) for node in self.nodes())
 
     def _connect(self, node: str) -> socket.socket:
         peer = _make_socket()
@@ -218,6 +218,10 @@ class Bus:
             self.hints_lost += lane.lost()
             self.letters_lost += len(lane.letters)
             lane.socket.close()
+
+    def dropped(self) -> int:
+        """Return how many hints were lost on their way out, or could not be read."""
+        return self.hints_lost + sum(lane.dropped for lane in self._lanes.values())
 
     def prune(self) -> None:
         """Forget the lanes to nodes that are gone."""
@@ -305,8 +309,8 @@ class Bus:
                 return
             try:
                 data = own.recv(2 * MAX_DATAGRAM_BYTES)
-            except (BlockingIOError, InterruptedError):
-                return
+            except OSError:
+                return  # nothing more; if it is the socket that fails, the canary finds out
             self.bytes_in += len(data)
             taker = self._takers.get(data[:1])
             if taker is not None:
