@@ -53,6 +53,7 @@ class Worker:
         self.slot = slot
         self.own = _listening(has_slots=False)
         self.process: asyncio.subprocess.Process | None = None
+        self.is_serving = False
         self.log = b""
         self._reading: asyncio.Task[None] | None = None
 
@@ -78,11 +79,12 @@ class Worker:
         )
         self._reading = asyncio.create_task(self._read(self.process))
         assert self.process.stdout is not None
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(3 * DEADLINE_S):
             line = await self.process.stdout.readline()
         if line != b"up\n":
             await self._reading
             raise AssertionError(self.log.decode())
+        self.is_serving = True
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
@@ -92,6 +94,7 @@ class Worker:
     async def end(self, number: signal.Signals) -> None:
         """End its process by a signal; nothing happens if there is none any more."""
         process, self.process = self.process, None
+        self.is_serving = False
         if process is not None:
             if process.returncode is None:
                 process.send_signal(number)

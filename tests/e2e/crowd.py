@@ -28,6 +28,8 @@ from tests.socket_wires import SOCKJS_TRANSPORTS, Ended, Session, SocketIo, Sock
 __all__ = ["WIRES", "Crowd", "Reader", "crowd"]
 
 AGAIN_S: Final = 0.05
+PATIENCE_S: Final = 3 * DEADLINE_S
+"""Readers, and workers that begin, share a machine."""
 CUT: Final = (httpx.HTTPError, OSError, websockets.WebSocketException, Closed, Ended, Refused, ConnectionLost)
 """What a reader hears when whoever it read from is gone."""
 
@@ -157,7 +159,7 @@ class Crowd:
             if task.done():
                 task.result()
 
-    async def until(self, holds: Callable[[Reader], bool], deadline_s: float = DEADLINE_S) -> None:
+    async def until(self, holds: Callable[[Reader], bool], deadline_s: float = PATIENCE_S) -> None:
         """Wait until something holds of every reader."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + deadline_s
@@ -167,7 +169,7 @@ class Crowd:
             assert loop.time() < end_s, f"{len(late)} of {len(self.readers)} were not told: {late[:8]}"
             await asyncio.sleep(0.02)
 
-    async def have(self, count: int, deadline_s: float = DEADLINE_S) -> None:
+    async def have(self, count: int, deadline_s: float = PATIENCE_S) -> None:
         """Wait until all were told the numbers below one, and see that they were told nothing else."""
         await self.until(lambda reader: len(reader.numbers) >= count, deadline_s)
         assert all(reader.numbers == [*range(count)] for reader in self.readers)
@@ -180,7 +182,7 @@ async def crowd(url: str, channel: str, count: int, wires: Sequence[str] = WIRES
     async with site.http:
         found = Crowd([Reader(site, channel, wires[number % len(wires)]) for number in range(count)])
         try:
-            await found.until(lambda reader: reader.is_ready, 3 * DEADLINE_S)
+            await found.until(lambda reader: reader.is_ready)
             yield found
             found.check()
         finally:

@@ -84,7 +84,7 @@ class Alone(NamedTuple):
         """Return one after the other, without those that are dead."""
         workers = self.cluster.workers
         workers = [*workers[turn % WORKERS :], *workers[: turn % WORKERS]]
-        return [worker.url for worker in workers if worker.process is not None]
+        return [worker.url for worker in workers if worker.is_serving]
 
     async def kill(self, turn: int) -> None:
         """Kill one, and put another in its place."""

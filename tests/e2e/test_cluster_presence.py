@@ -131,7 +131,7 @@ class House:
         """Return what is not as it should be: watchers aside, each node that is alive knows just these."""
         clients = sorted(tab.client.client_id for tab in expected)
         for worker in self.workers:
-            if worker.process is not None:
+            if worker.is_serving:
                 found = await self.present(worker)
                 seen = sorted(row["client"] for row in found["members"] if row["user"] != "watcher")
                 if seen != clients:
