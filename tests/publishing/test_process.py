@@ -185,6 +185,23 @@ async def test_the_windows_of_the_servers_count_unless_others_are_given(tmp_path
         assert await published(site.wire) == [1_498, 1_499, "last"]
 
 
+async def test_servers_that_come_later_with_other_windows_are_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from everywire.publishing import by_broker
+
+    monkeypatch.setattr(by_broker, "_LEARN_S", 0.05)
+    monkeypatch.setattr(by_broker, "_SWEEP_S", 0.05)
+    url = f"sqlite://{tmp_path}/log.db"
+    everywire.configure(url)
+    await asyncio.to_thread(publish, *range(1_100))
+    async with elsewhere(broker=url) as site:
+        assert len(await published(site.wire)) == 1_000  # by default
+        async with asyncio.timeout(30):
+            while len(await published(site.wire)) < 1_200:
+                await asyncio.to_thread(publish, *range(10))
+
+
 @pytest.mark.parametrize("url", ["memory:", "ftp://host", "", "http://", "redis:", "sqlite"])
 def test_what_is_no_address_is_told_when_it_is_configured(url: str) -> None:
     with pytest.raises(SettingsError):

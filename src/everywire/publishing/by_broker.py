@@ -29,6 +29,7 @@ _log = logging.getLogger("everywire.publishing")
 
 _MAX_BATCH: Final = 128
 _SWEEP_S: Final = 1.0
+_LEARN_S: Final = 30.0
 
 
 class BrokerRoute:
@@ -41,6 +42,9 @@ class BrokerRoute:
         self._broker: Broker | None = None
         self._opening: asyncio.Task[None] | None = None
         self._is_marked = False
+        self._channels = SettingsTable()
+        self._learning: asyncio.Task[None] | None = None
+        self._learned_s = loop.time()
         self._sweeper: asyncio.TimerHandle | None = None
 
     def send(self, order: Order) -> None:
@@ -69,12 +73,11 @@ class BrokerRoute:
         destination = self._destination
         broker: Broker | None = None
         try:
-            channels = destination.channels or SettingsTable()
-            broker = open_broker(destination.url, destination.limits, channels)
+            self._channels = destination.channels or SettingsTable()
+            broker = open_broker(destination.url, destination.limits, self._channels)
             async with asyncio.timeout(destination.limits.broker_timeout_s):
                 await broker.start(_NobodyReads())
-                if destination.channels is None and (found := await find_channels(broker.store)):
-                    channels.become(found)
+                await self._learn(broker)
         except BaseException as error:
             await self._fail(broker, error)
             if not isinstance(error, Exception):
@@ -102,17 +105,36 @@ class BrokerRoute:
         if broker is not None:
             await _close(broker)
 
+    async def _learn(self, broker: Broker) -> None:
+        """Take over the servers' settings of channels, unless the application gave some."""
+        if self._destination.channels is None and (found := await find_channels(broker.store)):
+            self._channels.become(found)
+
+    async def _learn_again(self, broker: Broker) -> None:
+        try:
+            await self._learn(broker)
+        except EverywireError:
+            pass  # the next time will do
+        finally:
+            self._learning = None
+
     def _sweep(self) -> None:
-        """Let the broker keep its house, as a hub does once a second."""
-        if self._broker is not None:
-            self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
-            self._broker.sweep()
+        """Let the broker keep its house, as a hub does once a second, and look now and then whether the
+        servers have come back with other settings."""
+        if self._broker is None:
+            return
+        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+        self._broker.sweep()
+        if self._loop.time() >= self._learned_s + _LEARN_S and self._learning is None:
+            self._learned_s = self._loop.time()
+            self._learning = self._loop.create_task(self._learn_again(self._broker))
 
     async def close(self) -> None:
         """Disconnect."""
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
+        for task in (self._opening, self._learning):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if self._sweeper is not None:
             self._sweeper.cancel()
         broker, self._broker = self._broker, None
