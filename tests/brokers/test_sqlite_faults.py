@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sqlite3
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,24 @@ async def test_a_file_that_is_removed_under_way_begins_a_new_epoch(tmp_path: Pat
         assert [gap.reason for gap in reader.gaps()] == ["reset"]
         assert (await publish(other.broker, "a", b"4")) == (again.epoch, 2, False)
         await until(lambda: reader.data()[3:] == [b"4"])
+
+
+async def test_a_directory_that_is_swept_away_is_made_anew(tmp_path: Path) -> None:
+    """As by what tidies up directories for temporary files."""
+    path = tmp_path / "state" / "e.sqlite3"
+    path.parent.mkdir(0o700)
+    async with live_node(path, limits=QUICK) as one, live_node(path, limits=QUICK) as other:
+        reader = await other.subscribe("a")
+        first = await publish(one.broker, "a", b"1")
+        await until(lambda: reader.data() == [b"1"])
+        shutil.rmtree(path.parent)
+        again = await publish_again(one.broker)
+        assert again.epoch != first.epoch
+        await until(lambda: len(reader.data()) > 1)
+        assert [gap.reason for gap in reader.gaps()] == ["reset"]
+        await until(lambda: one.broker._bus.nodes() and other.broker._bus.nodes())
+        await until(lambda: one.broker.health().ready and other.broker.health().ready)
+        assert modes(tmp_path)[str(path.parent)] == 0o700
 
 
 async def test_an_older_copy_put_in_place_under_way_gets_a_new_epoch(tmp_path: Path) -> None:
@@ -370,3 +389,12 @@ async def test_full_waits_for_the_disk(tmp_path: Path, synchronous: str, level: 
         assert await broker._writer.thread.ask(
             lambda at: at.connection.execute("pragma synchronous").fetchone()
         ) == (level,)
+
+
+async def test_a_loop_that_was_held_up_takes_what_was_done_for_done(tmp_path: Path) -> None:
+    async with sqlite_broker(tmp_path / "e.sqlite3", limits=QUICK) as broker:
+        calls = [Call() for _ in range(20)]
+        for call in calls:
+            broker.log.append([Draft("a", b"1")], call)
+        time.sleep(2 * QUICK.broker_timeout_s)  # noqa: ASYNC251 - as an application might
+        assert [(await call.result())[0].offset for call in calls] == list(range(1, 21))

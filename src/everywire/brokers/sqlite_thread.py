@@ -143,6 +143,11 @@ class WorkThread:
 
     def _look_for_late(self) -> None:
         assert self._loop is not None
+        # After what is done already: a loop that was held up by something else finds both at once.
+        self._loop.call_soon(self._fail_late)
+
+    def _fail_late(self) -> None:
+        assert self._loop is not None
         end_s = self._loop.time() - self._timeout_s
         late = [work for work in self._unfinished if work.begun_s <= end_s]
         if late:

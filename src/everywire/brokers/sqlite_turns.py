@@ -84,6 +84,7 @@ class Turns:
 
     def _open(self) -> None:
         self.close()
+        self._path.parent.mkdir(mode=0o700, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._turn = os.open(f"{self._path}-turn", flags, 0o600)
         self._queue = os.open(f"{self._path}-wait", flags, 0o600)
