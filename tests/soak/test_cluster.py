@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.e2e.cluster import cluster
 from tests.e2e.crowd import WIRES, crowd
-from tests.e2e.test_cluster import CHANNEL, WORKERS, Alone, through_each, under_fire
+from tests.e2e.test_cluster import CHANNEL, WORKERS, Alone, many_publishers, through_each, under_fire
 from tests.e2e.test_cluster_presence import LEASE_S, come_and_go, lose_a_node
 
 READERS = 400
@@ -31,3 +31,9 @@ async def test_three_hundred_members() -> None:
 
 async def test_ten_thousand_joins_and_leaves() -> None:
     await come_and_go(10_000)
+
+
+async def test_many_publishers_and_many_kills() -> None:
+    async with cluster(WORKERS) as found:
+        count, again = await many_publishers(found, 20)
+        assert count > 1_000 and again > 20

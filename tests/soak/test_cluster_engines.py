@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.cluster import cluster
 from tests.e2e.crowd import WIRES, crowd
-from tests.e2e.test_cluster import CHANNEL, WORKERS, Alone, through_each, under_fire
+from tests.e2e.test_cluster import CHANNEL, WORKERS, Alone, many_publishers, through_each, under_fire
 from tests.e2e.test_cluster_presence import LEASE_S, come_and_go, lose_a_node
 from tests.engines import nats_server, redis_server
 
@@ -42,3 +42,9 @@ async def test_members_of_a_killed_node_leave_once(broker: str) -> None:
 
 async def test_after_many_joins_and_leaves_the_list_is_the_truth(broker: str) -> None:
     await come_and_go(3_000, broker)
+
+
+async def test_the_log_holds_what_was_acknowledged_to_whom_and_when(broker: str) -> None:
+    async with cluster(WORKERS, broker=broker) as found:
+        count, again = await many_publishers(found, 10)
+        assert count > 500 and again > 10
