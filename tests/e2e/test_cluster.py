@@ -157,3 +157,70 @@ async def test_whoever_is_killed_nothing_is_lost_doubled_or_out_of_order() -> No
 async def test_nor_by_the_workers_of_a_parent() -> None:
     async with served.workers(WORKERS) as found, crowd(found.url, CHANNEL, len(WIRES)) as readers:
         await under_fire(OfAParent(found), readers, 2)
+
+
+async def many_publishers(found: Cluster, kills: int, publishers: int = 8) -> tuple[int, int]:
+    """Publish from many sides at once while workers are killed: the log holds each acknowledged publication
+    where its publisher was told, each once, and those of one publisher in its order. Returns how many there
+    were, and how many had to be tried again."""
+    told: dict[int, tuple[int, int]] = {}
+    again = 0
+    is_over = False
+
+    async def publish(http: httpx.AsyncClient, who: int) -> None:
+        nonlocal again
+        for number in itertools.count():
+            key = {"Idempotency-Key": f"{who}:{number}"}
+            while True:
+                if is_over and not number % 10:
+                    return
+                serving = [worker for worker in found.workers if worker.process is not None]
+                url = serving[(who + number) % len(serving)].url
+                try:
+                    answer = await http.post(f"{url}/channels/{CHANNEL}", json=[who, number], headers=key)
+                except httpx.HTTPError:
+                    again += 1
+                    continue
+                if answer.status_code < 500:
+                    break
+                again += 1
+                await asyncio.sleep(0.01)
+            assert answer.status_code in (200, 201), answer.text
+            offset = answer.json()["offset"]
+            assert told.setdefault(offset, (who, number)) == (who, number)
+
+    async with httpx.AsyncClient(timeout=DEADLINE_S, trust_env=False) as http:
+        tasks = [asyncio.create_task(publish(http, who)) for who in range(publishers)]
+        for turn in range(kills):
+            await asyncio.sleep(0.5)
+            victim = found.workers[turn % WORKERS]
+            await found.kill(victim)
+            await found.start(victim)
+        is_over = True
+        await asyncio.gather(*tasks)
+        for worker in found.workers:
+            log = await whole_log(http, worker.url)
+            assert log == [(offset, *told[offset]) for offset in range(1, len(told) + 1)]
+    for who in range(publishers):
+        numbers = [number for _, its, number in log if its == who]
+        assert numbers == [*range(len(numbers))]
+    return len(told), again
+
+
+async def whole_log(http: httpx.AsyncClient, url: str) -> list[tuple[int, int, int]]:
+    """Return offset, publisher and number of all that a worker tells."""
+    rows: list[tuple[int, int, int]] = []
+    position = "earliest"
+    while True:
+        page = (await http.get(f"{url}/channels/{CHANNEL}?after={position}&limit=1000")).json()
+        assert "gap" not in page, page["gap"]
+        if not page["publications"]:
+            return rows
+        rows += [(row["offset"], *row["data"]) for row in page["publications"]]
+        position = page["position"]
+
+
+async def test_the_log_holds_what_was_acknowledged_to_whom_and_when() -> None:
+    async with cluster(WORKERS) as found:
+        count, again = await many_publishers(found, 2)
+        assert count > 100 and again > 0
