@@ -13,7 +13,9 @@ from tests.client.certificates import make_certificate
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
-    """Run on uvloop and on asyncio's own loop."""
+    """Run on uvloop and on asyncio's own loop; what is all in other processes, once."""
+    if item.path.name == "test_workers.py":
+        return {"uvloop": uvloop.new_event_loop}
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 

@@ -31,6 +31,7 @@ from everywire.server.listening import bind_slots, remove_unix_socket, steer
 from everywire.server.log import Log
 from everywire.server.options import Address
 from everywire.server.settings import Listen
+from everywire.server.tls import Certificate
 from everywire.server.worker_link import Assignment, Message, Row
 from everywire.server.workers_process import WorkerProcess
 from everywire.server.workers_totals import Totals
@@ -45,6 +46,7 @@ _MORE_S: Final = 5.0
 _TELL_S: Final = 0.5
 """For the other workers to say what they have counted; else what they said last counts."""
 _MAX_SUMS: Final = 64
+_FLUSH_S: Final = 0.05
 _EXIT_AT_ONCE: Final = 130
 
 
@@ -146,6 +148,8 @@ class Workers:
         plan = self._plan
         try:
             for place, address in enumerate(plan.addresses):
+                if address.tls_cert:
+                    Certificate(address.tls_cert, address.tls_key)  # what is wrong with it is told once
                 for row in bind_slots(address, plan.limits, plan.count, plan.backlog):
                     self._rows.append((place, row))
                     self._note(address, row[0])
@@ -413,3 +417,5 @@ class Workers:
     def _tell(self, level: str, event: str, **members: Any) -> None:
         getattr(self._log, level)(event, **members)
         self._log.flush()
+        # It did nothing while the line before was being written.
+        asyncio.get_running_loop().call_later(_FLUSH_S, self._log.flush)
