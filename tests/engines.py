@@ -195,7 +195,14 @@ class Cluster:
 @contextmanager
 def redis_cluster(directory: Path, count: int = 3) -> Iterator[Cluster]:
     """Run a Redis cluster and wait until it is whole."""
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    options = (
+        "--cluster-enabled",
+        "yes",
+        "--cluster-node-timeout",
+        "2000",
+        "--cluster-require-full-coverage",
+        "no",
+    )
     engines = [redis_engine(directory / str(number), *options) for number in range(count)]
     with running(*engines):
         places = [f"127.0.0.1:{engine.port}" for engine in engines]

@@ -10,6 +10,7 @@ import pytest
 
 from everywire.brokers.base import Broker, Sink
 from everywire.brokers.redis import RedisBroker
+from everywire.core.errors import BrokerError
 from everywire.core.limits import Limits
 from everywire.core.settings import SettingsTable
 from everywire.testing.broker_contract import BrokerContract
@@ -112,6 +113,35 @@ async def test_a_channel_is_made_while_its_slot_is_moved(cluster: Cluster) -> No
         assert (await two.publish(b"2", "new")).offset == 2
         await moving
         assert (await one.publish(b"3", "new")).offset == 3
+
+
+async def test_a_server_of_the_cluster_that_is_away_takes_only_its_own_channels_along(
+    cluster: Cluster,
+) -> None:
+    async with nodes(url(cluster)) as (one, two):
+        names = one.broker._names
+        owners = {name: cluster.owner(names.slot(names.meta(name))) for name in CHANNELS}
+        at = next(owner for owner in owners.values() if owner != cluster.owner(names.slot(names.store)))
+        here, gone = (
+            next(name for name in CHANNELS if (owners[name] == at) == is_gone) for is_gone in (False, True)
+        )
+        there = await two.read(here, gone)
+        await one.publish(b"before", here)
+        await one.publish(b"before", gone)
+        cluster.engines[at].pause()
+        try:
+            with pytest.raises(BrokerError):
+                await one.publish(b"lost", gone)
+            for number in range(10):
+                await one.publish_stubbornly(b"%d" % number, here)
+            await until(lambda: there.data(here)[-1:] == [b"9"])
+        finally:
+            cluster.engines[at].go_on()
+        await one.publish_stubbornly(b"after", gone)
+        await until(lambda: there.data(gone)[-1:] == [b"after"])
+        await until(lambda: one.is_ready and two.is_ready)
+        assert there.data(here) == [b"before", *(b"%d" % number for number in range(10))]
+        assert not there.gaps()
 
 
 async def test_a_failover_to_a_lagging_replica_begins_a_new_epoch(tmp_path: Path) -> None:

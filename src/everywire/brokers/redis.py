@@ -208,8 +208,8 @@ class RedisBroker:
 
     def _missed(self, reason: str) -> None:
         self._is_ready.clear()
-        self._bus.drop_links(f"deaf: {reason}")
-        self._servers.drop_links(f"deaf: {reason}")
+        self._bus.drop_link(self._own, f"deaf: {reason}")
+        self._servers.drop_link(self._names.slot(self._own), f"deaf: {reason}")
 
     def _healed(self) -> None:
         self._is_ready.set()

@@ -138,10 +138,10 @@ class Bus:
             link.close("the broker is closed")
         await asyncio.gather(*(link.wait_closed() for link in links))
 
-    def drop_links(self, reason: str) -> None:
-        """Close all connections, which are deaf; others are made."""
+    def drop_link(self, subject: str, reason: str) -> None:
+        """Close the connection on which a subject is to be heard, which is deaf; another is made."""
         for ear in list(self._ears.values()):
-            if ear.link is not None:
+            if ear.link is not None and subject in ear.asked:
                 ear.link.close(reason)
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import struct
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
@@ -26,6 +27,7 @@ from everywire.brokers.redis_registry import Registry
 from everywire.brokers.redis_servers import Servers
 from everywire.core.errors import BrokerBusy, BrokerError, EverywireError
 from everywire.core.limits import Limits
+from everywire.core.position import MAX_OFFSET
 from everywire.core.publication import Draft, Publication
 from everywire.core.settings import SettingsTable, Window
 
@@ -34,6 +36,7 @@ __all__ = ["RedisLog"]
 _WATCH_MS: Final = 60_000
 """How long a channel counts as watched after a node that watches it asked where it stands."""
 _HEADS_AT_ONCE: Final = 100
+_EPOCH: Final = re.compile(r"[0-9a-f]{1,15}-[A-Za-z0-9_\-]{1,16}\Z")
 _PAUSE_S: Final = 0.02
 
 _log: Final = logging.getLogger("everywire.brokers")
@@ -371,6 +374,8 @@ class RedisLog:
         try:
             epoch, before, at, time = line.decode().split(" ")[:4]
             previous, last, time_ms = int(before), int(at), int(time)
+            if not 0 <= previous < last <= MAX_OFFSET or _EPOCH.match(epoch) is None:
+                raise ValueError
             records = list(_records(body))
             first = last - len(records) + 1
             publications = [_timed(first + place, record, time_ms) for place, record in enumerate(records)]

@@ -38,6 +38,7 @@ __all__ = ["Grant", "Marks", "Registry"]
 
 _HOLD_MS: Final = 1_000
 """How long nothing is written to a server that was not there before: every node is to look at it first."""
+_PROBE_S: Final = 1.0
 _RETRY_S: Final = 0.1
 _MARKS: Final = 1_000
 _IDLE_MS: Final = 60_000
@@ -196,10 +197,19 @@ class Registry:
         _, floor = await self.where()
         return any(self._is_lower(mark, reply, floor) for (_, mark), reply in zip(marks, found, strict=True))
 
-    def _probe(self, channel: str, mark: Mark, adopted: str = "") -> asyncio.Future[Reply]:
+    async def _probe(self, channel: str, mark: Mark, adopted: str = "") -> Reply:
         meta = self._names.meta(channel)
+        slot = self._names.slot(meta)
         command = ("EVALSHA", PROBE.sha, 1, meta, mark.offset, adopted)
-        return asyncio.ensure_future(self._servers.ask(self._names.slot(meta), command))
+        if not self._names.is_cluster:
+            return await self._servers.ask(slot, command)
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                return await self._servers.ask(slot, command)
+        except (BrokerError, TimeoutError):
+            # One server of several is away. What is there is compared when it is back: by another link.
+            self._servers.drop_link(slot, "a server of the cluster does not answer")
+            return [b"again"]
 
     def _is_lower(self, mark: Mark, found: Reply, floor: int) -> bool:
         if not found:

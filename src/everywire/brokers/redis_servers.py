@@ -74,6 +74,7 @@ class Servers:
         """Called when a link was opened or lost."""
         self._timeout_s = timeout_s
         self._links: dict[Place, Link] = {}
+        self._known: set[Place] = set()
         self._opening: dict[Place, asyncio.Task[Link]] = {}
         self._pauses: dict[Place, tuple[Backoff, float, BrokerError]] = {}
         """Of servers that could not be reached: the next attempt's time, and what the last one said."""
@@ -163,7 +164,8 @@ class Servers:
         self._pauses.pop(place, None)
         self._links[place] = link
         self.generation += 1
-        self.reconnects += self.generation > 1
+        self.reconnects += place in self._known
+        self._known.add(place)
         self.shaken()
         return link
 
@@ -201,16 +203,18 @@ class Servers:
         if not self._is_closed and self.address.kind == "cluster":
             self._locate_soon()
 
-    def drop_links(self, reason: str) -> None:
-        """Close all links, which are deaf; the next call opens others."""
-        for link in list(self._links.values()):
+    def drop_link(self, slot: int, reason: str) -> None:
+        """Close the link for a slot, which is deaf; the next call opens another."""
+        link = self.link_now(slot)
+        if link is not None:
             link.close(reason)
 
     async def close(self) -> None:
         """Close everything."""
         self._is_closed = True
         links = list(self._links.values())
-        self.drop_links("the broker is closed")
+        for link in links:
+            link.close("the broker is closed")
         tasks = [*self._opening.values(), *([self._locating] if self._locating is not None else [])]
         for task in tasks:
             task.cancel()
