@@ -178,7 +178,7 @@ class NatsBroker:
 
     def sweep(self) -> None:
         """Do a bounded part of the housekeeping, in the background."""
-        self.log.upkeep.sweep()
+        self.log.sweep()
         self._values.sweep()
 
     def statistics(self) -> dict[str, int]:

@@ -74,8 +74,10 @@ class Channel:
     """What is known of one channel."""
 
     __slots__ = (
+        "contended_s",
         "floor",
         "has_room",
+        "is_followed",
         "is_mine",
         "keys_seq",
         "lock",
@@ -101,6 +103,10 @@ class Channel:
         self.window = window
         """By the settings."""
         self.watched = 0
+        self.contended_s = float("-inf")
+        """When this node lost a race for it last, by the loop's clock."""
+        self.is_followed = False
+        """Whether its hints are heard because other nodes write to it, too."""
         self.has_room = False
         """Whether room is held for it in the store until it is made."""
         self.queue: deque[Pending] = deque()
@@ -138,7 +144,8 @@ class Channel:
     @property
     def is_idle(self) -> bool:
         """Whether nobody here needs it."""
-        return not self.watched and not self.queue and self.task is None and not self.lock.locked()
+        is_used = self.watched or self.is_followed or self.queue or self.task is not None
+        return not is_used and not self.lock.locked()
 
     def learn(self, seq: int, message: Message, is_mine: bool) -> bool:
         """Take a message over if it is newer; return whether it follows the one that was known."""

@@ -288,17 +288,23 @@ class Link:
         if not self._changes:
             return
         async with self._changing:
-            client = self._client
-            if client is None:
-                return  # all are made after the next connect
             while self._changes:
+                client = self._client
+                if client is None:
+                    return  # all are made after the next connect
                 subject = next(iter(self._changes))
                 del self._changes[subject]
                 try:
                     await self._change(client, subject)
                 except (nats.errors.Error, OSError) as error:
-                    self._ended(f"while subscribing: {error}")
-                    return
+                    self._changes[subject] = None
+                    if client is self._client:
+                        self._ended(f"while subscribing: {error}")
+                        return
+                if client is not self._client:
+                    # It was made over a connection that is gone; the one after it needs it, too.
+                    self._subscribed.pop(subject, None)
+                    self._changes[subject] = None
 
     async def _change(self, client: Client, subject: str) -> None:
         there = self._subscribed.pop(subject, None)

@@ -32,6 +32,9 @@ __all__ = ["NatsLog"]
 
 _MAX_ASKING: Final = 10_000
 """Reads and the like that are not answered yet; more are refused."""
+_MAX_FOLLOWED: Final = 1_000
+_FOLLOWED_S: Final = 10.0
+"""How long after the last lost race a channel's hints are heard."""
 _log: Final = logging.getLogger("everywire.brokers")
 _T = TypeVar("_T")
 
@@ -45,6 +48,8 @@ class NatsLog:
         self.upkeep = Upkeep(parts)
         self.writer = Writer(parts, self.upkeep)
         self.upkeep.writer = self.writer
+        self.writer.lost_a_race = self._follow
+        self._followed: set[Channel] = set()
         self._reading = Reading(parts)
         self._parts = parts
         self._tasks: set[asyncio.Task[None]] = set()
@@ -184,6 +189,7 @@ class NatsLog:
         known.watched += 1
         if known.watched == 1:
             known.told = 0
+        if known.watched == 1 and not known.is_followed:
             parts.link.want(parts.names.hint_subject(channel), partial(self._hinted, known))
 
     def unwatch(self, channel: str) -> None:
@@ -191,20 +197,40 @@ class NatsLog:
         parts = self._parts
         known = parts.channels.of(channel)
         known.watched = max(known.watched - 1, 0)
-        if not known.watched:
+        if not known.watched and not known.is_followed:
             parts.link.want(parts.names.hint_subject(channel), None)
+
+    def _follow(self, channel: Channel) -> None:
+        """Hear the hints of a channel that other nodes write to, too, as long as they do."""
+        if channel.is_followed or len(self._followed) >= _MAX_FOLLOWED:
+            return
+        channel.is_followed = True
+        self._followed.add(channel)
+        if not channel.watched:
+            subject = self._parts.names.hint_subject(channel.name)
+            self._parts.link.want(subject, partial(self._hinted, channel))
+
+    def sweep(self) -> None:
+        """Do a bounded part of the housekeeping, in the background."""
+        end_s = asyncio.get_running_loop().time() - _FOLLOWED_S
+        for channel in [one for one in self._followed if one.contended_s < end_s]:
+            channel.is_followed = False
+            self._followed.discard(channel)
+            if not channel.watched:
+                self._parts.link.want(self._parts.names.hint_subject(channel.name), None)
+        self.upkeep.sweep()
 
     def _hinted(self, channel: Channel, msg: Msg) -> None:
         parts = self._parts
         if not msg.data:  # another node asks whether anybody watches
-            if msg.reply:
+            if msg.reply and channel.watched:
                 self._do(parts.link.publish(msg.reply, b"1"))
             return
         message = Message.decode(msg.data)
         if message.writer != parts.writer_name:
             parts.counters.hints_received += 1
         seq = int((msg.headers or {}).get("Nats-Sequence", 0))
-        if not seq or not channel.watched:
+        if not seq or not (channel.watched or channel.is_followed):
             return
         if message.state.epoch != parts.epochs.epoch:
             # Its writer knows of another epoch than this node; who is right, the store says.

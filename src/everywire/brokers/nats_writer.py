@@ -36,7 +36,7 @@ _MAX_SMALL_BYTES: Final = 48 * 1024
 """A record above this is stored beside the log, and goes by reference."""
 _PIECE_BYTES: Final = 256 * 1024
 _PAUSE_S: Final = 0.001
-_MAX_PAUSE_S: Final = 0.03
+_MAX_PAUSE_S: Final = 0.008
 _log: Final = logging.getLogger("everywire.brokers")
 
 SET_ASIDE: Final = msgspec.msgpack.Decoder(tuple[Key, ...])
@@ -92,8 +92,8 @@ class Writer:
 
     def __init__(self, parts: Parts, room: Room) -> None:
         self.unfinished = 0
-        self.wrote: Callable[[Channel], None] = lambda channel: None
-        """Called after each append."""
+        self.lost_a_race: Callable[[Channel], None] = lambda channel: None
+        """Called when another node wrote first."""
         self._parts = parts
         self._room = room
         self._random = Random()
@@ -224,7 +224,7 @@ class Writer:
                         continue
                     tries += 1
                     parts.counters.conflicts += 1
-                    await self._lost_the_race(channel, tries, batch)
+                    await self._lost_the_race(channel, conflict.seq, tries, batch)
                     continue
             except (LinkLost, NotThere) as error:
                 # It may have arrived: the next round looks for it.
@@ -235,13 +235,21 @@ class Writer:
                 self._landed(channel, seq, plan)
                 return plan
 
-    async def _lost_the_race(self, channel: Channel, tries: int, batch: Sequence[Pending]) -> None:
+    async def _lost_the_race(
+        self, channel: Channel, newest_seq: int, tries: int, batch: Sequence[Pending]
+    ) -> None:
         """Learn what somebody else wrote."""
         parts = self._parts
-        if tries > 1:
+        # From now on its hints tell, before the engine even refuses; then nobody has an advantage.
+        channel.contended_s = asyncio.get_running_loop().time()
+        self.lost_a_race(channel)
+        if tries > 2:
             await asyncio.sleep(self._random.uniform(0, min(_PAUSE_S * 2**tries, _MAX_PAUSE_S)))
+        has_keys = any(pending.draft.key is not None for pending in batch)
         knows_keys = channel.seq >= 0 and channel.keys_seq == channel.seq
-        if knows_keys and any(pending.draft.key is not None for pending in batch):
+        if channel.seq >= newest_seq > 0 and (knows_keys or not has_keys):
+            return
+        if knows_keys and has_keys:
             await parts.messages(channel, channel.seq)
         else:
             await parts.newest(channel)
@@ -266,7 +274,6 @@ class Writer:
         parts.counters.batches += 1
         parts.counters.hints_sent += 1
         parts.tell(channel, message, plan.publications)
-        self.wrote(channel)
 
     async def _prepare(self, channel: Channel, batch: Sequence[Pending]) -> _Plan:
         """Find out what can be appended, and how it follows the newest message."""
@@ -409,7 +416,6 @@ class Writer:
                 continue
             channel.has_room = channel.has_room and not message.is_made
             parts.take(channel, seq, message)
-            self.wrote(channel)
             return state
         raise BrokerError("too many nodes write to the channel at the same time")
 
