@@ -210,12 +210,14 @@ async def test_what_nobody_answers_is_an_error_in_time() -> None:
 
     code = """
 import asyncio, time, everywire
+from everywire.publishing import background
+background.TIMEOUT_S, background._SETTLE_S = 2.0, 1.0
 started_s = time.monotonic()
 try:
     everywire.publish("news", 1)
 except everywire.EverywireError as error:
     print(type(error).__name__, error.code.number)
-assert time.monotonic() - started_s < 60
+assert time.monotonic() - started_s < 60  # liveness, not speed
 async def main():
     everywire.publish("news", 2)
 asyncio.run(main())

@@ -92,6 +92,14 @@ async def test_another_address_counts_from_then_on_and_what_was_begun_is_finishe
         assert await published(two.wire) == [50]
 
 
+@pytest.fixture
+def _settles_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    from everywire.publishing import background
+
+    monkeypatch.setattr(background, "_SETTLE_S", 0.2)
+
+
+@pytest.mark.usefixtures("_settles_soon")
 async def test_too_many_unfinished_are_refused_at_once() -> None:
     async with silent() as server:
         everywire.configure(server.url, limits=Limits(max_unfinished_appends=10))
@@ -105,6 +113,7 @@ async def test_too_many_unfinished_are_refused_at_once() -> None:
         await waiting
 
 
+@pytest.mark.usefixtures("_settles_soon")
 async def test_too_many_bytes_are_refused_at_once() -> None:
     async with silent() as server:
         everywire.configure(server.url, limits=Limits(max_publishing_bytes=1_000))
