@@ -8,12 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from everywire.brokers.redis import RedisBroker
+from everywire.brokers.redis_log import Watch
 from everywire.core.errors import BrokerBusy, BrokerError, EverywireError
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft
+from everywire.testing.broker_driving import RecordingSink
 from tests.brokers.redis_nodes import LIMITS, Node, nodes, until
-from tests.engines import Engine, redis_command, redis_engine, running
+from tests.client.certificates import make_certificate
+from tests.engines import Engine, free_port, redis_command, redis_engine, running
 
 pytestmark = pytest.mark.xdist_group("engines")
 
@@ -361,3 +367,66 @@ async def test_a_wrong_password_is_told_without_the_password(
             assert "refuses" in caplog.text
         async with nodes(f"redis://:right@{place}/0", 1, limits) as (one,):
             assert one.is_ready
+
+
+async def test_over_tls(tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path)
+    port = free_port()
+    tls = (
+        "--tls-port",
+        str(port),
+        "--tls-cert-file",
+        cert,
+        "--tls-key-file",
+        key,
+        "--tls-auth-clients",
+        "no",
+    )
+    with running(redis_engine(tmp_path / "redis", *tls)):
+        async with nodes(f"rediss://127.0.0.1:{port}/0?ca={cert}") as (one, two):
+            there = await two.read()
+            await one.publish(b"1")
+            await until(lambda: there.data() == [b"1"])
+        async with nodes(f"rediss://127.0.0.1:{port}/0", 1, Limits(broker_timeout_s=0.5)) as (one,):
+            assert not one.is_ready, "it took a certificate that nobody vouches for"
+
+
+HINTS = st.one_of(
+    st.binary(max_size=60),
+    st.builds(
+        lambda line, body: line.encode() + b"\n" + body,
+        st.from_regex(r"[0-9a-f]{1,3}-x [0-9-]{1,3} [0-9-]{1,3} [0-9-]{1,3} n?", fullmatch=True),
+        st.binary(max_size=30) | st.just(b"\0\0\0\1\x96"),
+    ),
+)
+
+
+@given(payload=HINTS)
+def test_what_is_no_hint_is_dropped(payload: bytes) -> None:
+    """Whoever can publish on Redis can send anything."""
+    broker = RedisBroker("redis://127.0.0.1:1")
+    sink = broker.log.sink = RecordingSink()
+    broker._registry._verified = 0
+    broker.log.watched["a"] = Watch()
+    broker._heard("everywire:{a}h", payload)
+    assert all(hint.previous < hint.last for hint in sink.hints)
+    broker._heard(broker._own, payload)
+    broker._heard(broker._names.all, payload)
+
+
+async def test_a_user_that_may_only_what_the_documents_say(server: Engine) -> None:
+    rules = ["~app:*", "&app:*", "+@all", "-@dangerous", "+info", "+role", "+cluster"]
+    await run(server, "ACL", "SETUSER", "everywire", "on", ">secret", *rules)
+    place = f"redis://everywire:secret@127.0.0.1:{server.port}/0?prefix=app"
+    async with nodes(place) as (one, two):
+        there = await two.read()
+        await one.publish(b"1", key="k")
+        await until(lambda: there.data() == [b"1"])
+        await one.broker.store.put("key", b"value", 10)
+        assert await two.broker.store.take("key") == b"value"
+        await one.broker.leases.put("room", "ann", b"1", 10)
+        assert await two.broker.leases.members("room") == {"ann": b"1"}
+        one.broker.sweep()
+        assert await one.broker.store.put_once("once", b"1", 10) is None
+    async with nodes(place.replace("prefix=app", "prefix=other"), 1, Limits(broker_timeout_s=0.5)) as (one,):
+        assert not one.is_ready
