@@ -22,10 +22,11 @@ from everywire.core.errors import SettingsError
 from everywire.core.limits import Limits
 from everywire.server.connection import HttpConnection
 from everywire.server.exchange import ASKED, STREAMING
+from everywire.server.host import Listener
 from everywire.server.options import Address, ServerOptions
 from everywire.server.server import Server
 from everywire.transports.exchange import Handler
-from everywire.transports.relay import Releasable
+from everywire.transports.relay import Confirmable, Releasable
 from everywire.transports.relay_link import RELEASE
 from everywire.transports.relay_links import MAX_IDLE_S
 
@@ -42,9 +43,13 @@ _log = logging.getLogger("everywire.server")
 
 
 class PrivateConnection(HttpConnection):
-    """A connection of another node."""
+    """A connection of another node, which confirms each answer that it gave to its client."""
 
-    __slots__ = ()
+    __slots__ = ("_unconfirmed",)
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(listener)
+        self._unconfirmed: Confirmable | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless it is a process of another user."""
@@ -54,13 +59,28 @@ class PrivateConnection(HttpConnection):
             self.abort("another user")
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; `RELEASE` while an answer is waited for ends it."""
-        if data == RELEASE and self._state in (ASKED, STREAMING) and not self._is_collecting:
+        """Take bytes; `RELEASE` while an answer is waited for ends it, and whatever comes after an answer
+        confirms that."""
+        if self._state not in (ASKED, STREAMING):
+            self._unconfirmed = None
+        elif data == RELEASE and not self._is_collecting:
             driver: object = self._driver
             if isinstance(driver, Releasable):
                 driver.release()
                 return
         super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End; an answer that was not confirmed may never have reached its client."""
+        unconfirmed, self._unconfirmed = self._unconfirmed, None
+        super().connection_lost(exc)
+        if unconfirmed is not None:
+            unconfirmed.unheard()
+
+    def _end(self) -> None:
+        driver: object = self._driver
+        self._unconfirmed = driver if isinstance(driver, Confirmable) else None
+        super()._end()
 
 
 def _is_own_users(sock: socket.socket | None) -> bool:

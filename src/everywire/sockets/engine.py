@@ -172,6 +172,10 @@ class Engine(EngineOutlet):
             self.pending_poll = None
             self._end(TRANSPORT_CLOSE, CLOSE, None)
 
+    def lose_answer(self) -> None:
+        """Hear that the answer to a poll may never have arrived."""
+        self._end(TRANSPORT_CLOSE, CLOSE, None)
+
     def release_poll(self) -> None:
         """Answer a pending poll one turn later, with nothing if there is nothing to say."""
         if self.pending_poll is not None and not self.is_ended:

@@ -213,6 +213,10 @@ class SockJsSession:
             self._receiver = None
             self._end(_INTERRUPTED, TRANSPORT_CLOSE)
 
+    def lose_answer(self) -> None:
+        """Hear that an answer may never have arrived."""
+        self._end(_INTERRUPTED, TRANSPORT_CLOSE)
+
     def receiver_stalled(self, receiver: Receiver) -> None:
         """Hear that a receiver takes no more for now."""
         if receiver is self._receiver:

@@ -68,11 +68,12 @@ def give(asked: Asked, payload: bytes, *, binary: bool = False) -> None:
 class WaitingPoll:
     """A GET that waits: the exchange's driver, and the connection's `Poll`."""
 
-    __slots__ = ("_asked", "_engine", "max_packets")
+    __slots__ = ("_answered", "_asked", "_engine", "max_packets")
 
     def __init__(self, asked: Asked, engine: Engine, transport: str) -> None:
         self._asked = asked
         self._engine: Engine | None = engine
+        self._answered: Engine | None = None
         self.max_packets = max_packets(asked.exchange.request)
         asked.exchange.attend(self, transport)
 
@@ -85,7 +86,7 @@ class WaitingPoll:
 
     def answer(self, payload: bytes, *, binary: bool = False) -> None:
         """Answer with a payload of text, or of bytes."""
-        self._engine = None
+        self._answered, self._engine = self._engine, None
         give(self._asked, payload, binary=binary)
 
     def refuse(self) -> None:
@@ -115,6 +116,12 @@ class WaitingPoll:
         """Hear that the server stops."""
         if self._engine is not None:
             self._engine.drain(retry_ms)
+
+    def unheard(self) -> None:
+        """Hear that the node broke down that was to give the answer: the client comes back as if it had been
+        cut off, and then hears what it missed."""
+        if self._answered is not None:
+            self._answered.lose_answer()
 
     def release(self) -> None:
         """Hear that the node stops that carries the answer to the client: it asks again elsewhere."""

@@ -13,7 +13,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from everywire.transports.exchange import Exchange, Request
 
-__all__ = ["FORWARDED", "NOWHERE", "Relay", "Releasable", "was_forwarded"]
+__all__ = ["FORWARDED", "NOWHERE", "Confirmable", "Relay", "Releasable", "was_forwarded"]
 
 FORWARDED: Final = object()
 """In the memo of a request that another node forwarded: nothing that a client sends gets there."""
@@ -51,6 +51,15 @@ class Releasable(Protocol):
 
     def release(self) -> None:
         """End the answer so that the client asks again: the node that carries it to the client stops."""
+
+
+@runtime_checkable
+class Confirmable(Protocol):
+    """A driver whose answer must not get lost on its way unnoticed: nobody would ask for it again."""
+
+    def unheard(self) -> None:
+        """Hear that the node broke down that was to give the answer to the client. Whether it did nobody
+        knows: a proxy before it may ask again, and the client would never see that anything is missing."""
 
 
 class _Nowhere:

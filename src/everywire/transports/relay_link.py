@@ -17,11 +17,15 @@ from everywire.codecs.http.response import STATUS_LINES
 from everywire.core.wheel import Slot
 from everywire.hub.hub import Hub
 
-__all__ = ["RELEASE", "AnswerHead", "Hearing", "PeerLink"]
+__all__ = ["CONFIRMATION", "RELEASE", "AnswerHead", "Hearing", "PeerLink"]
 
 RELEASE: Final = b"\r\n"
 """Sent while an answer is waited for, it asks the owner to end it (`everywire.transports.relay.Releasable`).
 If the answer was on its way already, it is an empty line before the next request, which means nothing."""
+
+CONFIRMATION: Final = RELEASE
+"""Sent when the answer was given to the client (`everywire.transports.relay.Confirmable`): the same bytes,
+which mean this while nothing is waited for."""
 
 _MAX_HEAD_BYTES: Final = 64 * 1024
 _WRITE_HIGH_BYTES: Final = 64 * 1024
@@ -249,13 +253,8 @@ class PeerLink(asyncio.Protocol):
             return
         data = b"".join(answer.data)
         answer.data.clear()
-        if answer.is_complete and answer.keeps_alive and self._is_whole:
+        if answer.is_complete:
             self._forget()
-            self.resume()
-            self.idle_s = self._heard_s
-            self._on_idle(self)
-        elif answer.is_complete:
-            self.close()
         if not self._is_told:
             self._is_told = True
             hearing.answered(answer.head(), data)
@@ -263,6 +262,17 @@ class PeerLink(asyncio.Protocol):
             hearing.data(data)
         if answer.is_complete:
             hearing.ended()
+            self._finish(answer.keeps_alive and self._is_whole)
+
+    def _finish(self, can_be_kept: bool) -> None:
+        """Confirm the answer, and let the next request have the connection."""
+        self.write(CONFIRMATION)
+        if can_be_kept and self.is_open:
+            self.resume()
+            self.idle_s = self._heard_s
+            self._on_idle(self)
+        else:
+            self.close()
 
     def _fail(self, reason: str) -> None:
         hearing = self._hearing

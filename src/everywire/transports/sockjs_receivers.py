@@ -173,6 +173,10 @@ class StreamReceiver:
         """Pass on that the server stops."""
         self._session.drain(retry_ms)
 
+    def unheard(self) -> None:
+        """Hear that the node broke down that was to give the answer."""
+        self._session.lose_answer()
+
     def release(self) -> None:
         """Hear that the node stops that carries the answer to the client: it asks again elsewhere."""
         self.finish()
@@ -264,6 +268,10 @@ class PollReceiver:
     def drain(self, retry_ms: int) -> None:
         """Pass on that the server stops."""
         self._session.drain(retry_ms)
+
+    def unheard(self) -> None:
+        """Hear that the node broke down that was to give the answer."""
+        self._session.lose_answer()
 
     def release(self) -> None:
         """Hear that the node stops that carries the answer to the client: it asks again elsewhere."""
