@@ -7,9 +7,11 @@ import shutil
 import sqlite3
 import stat
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from everywire.brokers import sqlite_schema, sqlite_writer
 from everywire.brokers.base import Appended
@@ -391,10 +393,35 @@ async def test_full_waits_for_the_disk(tmp_path: Path, synchronous: str, level: 
         ) == (level,)
 
 
-async def test_a_loop_that_was_held_up_takes_what_was_done_for_done(tmp_path: Path) -> None:
-    async with sqlite_broker(tmp_path / "e.sqlite3", limits=QUICK) as broker:
-        calls = [Call() for _ in range(20)]
-        for call in calls:
-            broker.log.append([Draft("a", b"1")], call)
-        time.sleep(2 * QUICK.broker_timeout_s)  # noqa: ASYNC251 - as an application might
-        assert [(await call.result())[0].offset for call in calls] == list(range(1, 21))
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_loop_that_was_held_up_takes_what_was_done_for_done(
+    tmp_path: Path, run: Callable[[Coroutine[object, object, None]], None]
+) -> None:
+    async def hold_up() -> None:
+        async with sqlite_broker(tmp_path / "e.sqlite3", limits=QUICK) as broker:
+            calls = [Call() for _ in range(20)]
+            for call in calls:
+                broker.log.append([Draft("a", b"1")], call)
+            time.sleep(2 * QUICK.broker_timeout_s)  # noqa: ASYNC251 - as an application might
+            assert [(await call.result())[0].offset for call in calls] == list(range(1, 21))
+
+    run(hold_up())
+
+
+async def test_a_file_removed_with_much_in_its_write_ahead_log_leaves_nothing_to_the_next(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "e.sqlite3"
+    async with sqlite_broker(path) as one, sqlite_broker(path) as other:
+        for number in range(300):
+            await publish(one, f"c{number % 7}", bytes(1_000))
+            await read(other, f"c{number % 7}")
+        path.unlink()
+        for broker in (one, other, one):
+            for number in range(300):
+                await publish(broker, f"d{number % 5}", b"%d" % number)
+        assert (await heads(one, "d0"))["d0"].last == 180
+        assert not (await heads(other, "c0"))["c0"].exists
+        checked = sqlite3.connect(path)
+        assert checked.execute("pragma integrity_check").fetchone() == ("ok",)
+        checked.close()

@@ -13,10 +13,11 @@ import pytest
 
 from everywire.brokers.base import Appended
 from everywire.brokers.sqlite import SqliteBroker
+from everywire.brokers.sqlite_turns import Turns
 from everywire.core.errors import BrokerError
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft
-from everywire.testing.broker_driving import RecordingSink, append, heads, publish, read
+from everywire.testing.broker_driving import Call, RecordingSink, append, heads, publish, read
 from tests.brokers.sqlite_nodes import Child, acknowledged, live_node, sqlite_broker, until
 
 pytestmark = pytest.mark.xdist_group("engines")
@@ -128,6 +129,27 @@ async def test_all_hints_lost_only_delays(tmp_path: Path) -> None:
         await until(lambda: len(reader.publications()) == 20)
         assert not reader.gaps()
         assert other.broker.statistics()["hints_received"] == 0
+
+
+async def test_heads_are_told_when_hints_of_the_channel_will_come(tmp_path: Path) -> None:
+    """Else what is published between the two would only be found by the next comparison."""
+    path = tmp_path / "e.sqlite3"
+    async with sqlite_broker(path) as broker:
+        await publish(broker, "b")
+        turns = Turns(path)
+        turns.take()
+        broker.log.watch("a")
+        asked, other = Call(), Call()
+        broker.log.heads(["b", "a"], asked)
+        broker.log.heads(["b"], other)
+        assert (await other.result())["b"].last == 1
+        assert not asked.results
+        turns.leave()
+        turns.close()
+        assert set(await asked.result()) == {"a", "b"}
+        assert await broker._reader.thread.ask(
+            lambda view: view.connection.execute("select channel, node from watches").fetchall()
+        ) == [("a", broker.node)]
 
 
 async def test_a_hint_reaches_only_nodes_that_watch(tmp_path: Path) -> None:
