@@ -179,6 +179,22 @@ async def test_readers_are_told_when_their_worker_is_replaced_and_miss_nothing()
         assert not cluster.log("worker_killed")
 
 
+async def test_a_rotated_log_file_is_opened_anew_by_all(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    async with workers(2, EVERYWIRE_LOG__FILE=str(log), log=log) as cluster:
+        rotated = log.rename(tmp_path / "log.1")
+        log.touch()
+        cluster.process.send_signal(signal.SIGHUP)
+        await until(lambda: cluster.log("rolled"))
+        written = len(rotated.read_text())
+        assert (await cluster.get("/livez")).status_code == 200
+        await until(lambda: cluster.log("open"))
+        assert await cluster.end() == 0
+        assert len(rotated.read_text()) == written
+        assert {line.get("worker") for line in cluster.log("stop")} == {0, 1, None}
+
+
 async def test_a_replacement_that_cannot_begin_changes_nothing(tmp_path: Path) -> None:
     config = tmp_path / "everywire.toml"
     config.write_text("drain_s = 5\n")

@@ -97,12 +97,16 @@ class Cluster:
 
 @asynccontextmanager
 async def workers(
-    count: int = 2, *arguments: str, deadline_s: float = 240.0, **variables: str
+    count: int = 2,
+    *arguments: str,
+    deadline_s: float = 240.0,
+    log: Path | None = None,
+    **variables: str,
 ) -> AsyncIterator[Cluster]:
     """Run a parent with so many workers on a free port, with a state directory of its own."""
     # A short path: those of unix sockets may have 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="ew"))
-    log = folder / "log"
+    log = log or folder / "log"
     set_ = {"EVERYWIRE_LOG__FILE": str(log), "EVERYWIRE_STATE_DIR": str(folder / "state"), **variables}
     try:
         async with running(

@@ -130,6 +130,7 @@ async def _lead(settings: Settings, options: ServerOptions, feed: str | None) ->
         drain_s=settings.drain_s,
         broker=place.broker,
         advertise=settings.advertise,
+        reopen_log=lambda: _reopen_log(settings.log.file, options.log_fd),
     )
     workers = Workers(plan, Log(options.log_fd, time.time, options.log_level))
     try:
@@ -196,6 +197,17 @@ def _open_log(path: str) -> int:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
     except OSError as error:
         raise SettingsError(f"log.file: {path!r} cannot be written: {error.strerror}") from None
+
+
+def _reopen_log(path: str, fd: int | None) -> None:
+    """Let a descriptor be the file's that has the name now."""
+    if path and fd is not None:
+        try:
+            opened = _open_log(path)
+        except SettingsError:
+            return  # it is told by the workers, which cannot open it either
+        os.dup2(opened, fd, inheritable=False)
+        os.close(opened)
 
 
 def make_application(settings: Settings, node: str | None = None) -> Everywire:

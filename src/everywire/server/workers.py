@@ -66,19 +66,20 @@ class Plan:
     broker: Callable[[Sequence[str]], str]
     """Makes of the addresses that it listens on the broker's, for workers whose settings name none."""
     advertise: str
+    reopen_log: Callable[[], object]
+    """Called when the workers are replaced: a log file may be another one then."""
 
 
 class _Slot:
     """The place of one worker."""
 
-    __slots__ = ("backoff", "current", "filling", "number", "started")
+    __slots__ = ("backoff", "current", "filling", "number")
 
     def __init__(self, number: int, limits: Limits) -> None:
         self.number = number
         self.current: WorkerProcess | None = None
         """The one that new connections come to."""
         self.filling: asyncio.Task[None] | None = None
-        self.started = 0
         self.backoff = Backoff(_FIRST_DELAY_S, limits.worker_restart_s)
 
 
@@ -240,6 +241,7 @@ class Workers:
             self._roll_again = True
             while self._roll_again:
                 self._roll_again = False
+                self._plan.reopen_log()
                 self._tell("info", "roll")
                 for slot in self._slots:
                     found = await self._start(slot)
@@ -271,7 +273,6 @@ class Workers:
     async def _start(self, slot: _Slot) -> WorkerProcess | str:
         """Start a worker and wait until it listens; return it, or why it does not."""
         self._last_id += 1
-        slot.started += 1
         process = await WorkerProcess.start(
             self._last_id, self._plan.command, lambda link: self._assignment(slot, link), self._heard
         )
@@ -312,8 +313,9 @@ class Workers:
         host, _, port = self._plan.advertise.rpartition(":")
         if not host or port == "0":
             return self._plan.advertise
-        count = self._plan.count
-        return f"{host}:{int(port) + slot.number + count * ((slot.started - 1) % 2)}"
+        taken = {process.advertise for process in self._processes.values()}
+        wanted = [f"{host}:{int(port) + slot.number + turn * self._plan.count}" for turn in (0, 1)]
+        return next((place for place in wanted if place not in taken), wanted[0])
 
     async def _watch(self, slot: _Slot, process: WorkerProcess) -> None:
         """See a worker to its end."""

@@ -26,15 +26,16 @@ class WorkerProcess:
     def __init__(
         self,
         id: int,
-        number: int,
+        assignment: Assignment,
         process: asyncio.subprocess.Process,
         link: Link,
         heard: Callable[[WorkerProcess, Message], object],
     ) -> None:
         self.id = id
         """Of this process alone, of all that a parent ever started."""
-        self.number = number
+        self.number = assignment.number
         """The worker that it is; a replacement has the same."""
+        self.advertise = assignment.advertise
         self.process = process
         self.began_s = asyncio.get_running_loop().time()
         self.refusal = ""
@@ -65,7 +66,7 @@ class WorkerProcess:
                 env={**os.environ, VARIABLE: msgspec.json.encode(assignment).decode()},
                 pass_fds=sorted(fds),
             )
-        return cls(id, assignment.number, process, await Link.open(ours), heard)
+        return cls(id, assignment, process, await Link.open(ours), heard)
 
     @property
     def pid(self) -> int:
