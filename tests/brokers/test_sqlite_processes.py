@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 from random import Random
@@ -31,6 +32,12 @@ async def log_of(broker: SqliteBroker, channel: str) -> list[tuple[int, str]]:
         if not page.publications:
             return found
         found += [(one.offset, one.data.decode()) for one in page.publications]
+
+
+def is_stopped(child: Child) -> bool:
+    """Say whether all threads of a process have been stopped."""
+    threads = Path(f"/proc/{child.process.pid}/task").iterdir()
+    return all((one / "stat").read_text().rpartition(")")[2].split()[0] == "T" for one in threads)
 
 
 async def test_what_processes_publish_is_heard_in_order_by_all_and_each_has_its_turns(tmp_path: Path) -> None:
@@ -243,3 +250,32 @@ async def test_a_forked_process_keeps_nothing_of_its_parents_node(tmp_path: Path
             assert not node.broker._bus.is_alive(other)
         finally:
             os.kill(orphan, signal.SIGKILL)
+
+
+async def test_a_file_removed_under_several_processes_is_begun_anew_by_all(tmp_path: Path) -> None:
+    path = tmp_path / "e.sqlite3"
+    async with sqlite_broker(path) as broker:
+        child = await Child.start(path, channel="a", name="w", begin=0, count=1_000_000, open=4)
+        await until(lambda: len(child.acknowledged) > 300)
+        turns = Turns(path)
+        turns.take()  # so that it is not stopped in its own
+        child.process.send_signal(signal.SIGSTOP)
+        await until(lambda: is_stopped(child))
+        path.unlink()
+        turns.leave()
+        turns.close()
+        before = len(child.acknowledged)
+        for number in range(300):
+            await publish(broker, f"c{number % 7}", bytes(1_000))
+        child.process.send_signal(signal.SIGCONT)
+        await until(lambda: len(child.acknowledged) > before + 300)
+        await child.kill()
+        epoch = (await heads(broker, "a"))["a"].epoch
+        log = dict(await log_of(broker, "a"))
+        later = [one for one in child.acknowledged if one[0] == epoch]
+        assert len(later) > 100
+        assert [one for one in later if log.get(one[1]) != one[2]] == []
+        assert list(log) == list(range(1, len(log) + 1))
+        checked = sqlite3.connect(path)
+        assert checked.execute("pragma integrity_check").fetchone() == ("ok",)
+        checked.close()
