@@ -91,9 +91,12 @@ class AsgiApplication:
         try:
             await self._life.start()
         except EverywireError as error:
-            # Raised, it would look like an application without a lifespan, and be served as one.
+            # Raised alone, it would look like an application without a lifespan, and be served as one.
             await send({"type": "lifespan.startup.failed", "message": f"everywire: {error.sentence}"})
             return
+        except Exception as error:  # the top of the host's task
+            await send({"type": "lifespan.startup.failed", "message": f"everywire: {type(error).__name__}"})
+            raise
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.drain()

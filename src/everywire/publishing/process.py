@@ -41,14 +41,13 @@ class Server(Protocol):
 
 
 class _State:
-    """What this process has; ``lock`` guards all but ``servers``, which event loops read. It may be taken
-    again by who holds it, because a handler of a signal may publish."""
+    """What this process has; ``lock`` guards what is written. It may be taken again by who holds it,
+    because a handler of a signal may publish."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.servers: list[Server] = []
-        self.brokers: list[Destination | None] = []
-        """The addresses of the servers' brokers, as far as they have some."""
+        self.servers: tuple[tuple[Server, Destination | None], ...] = ()
+        """Those that run here, newest last, with their brokers' addresses as far as they have some."""
         self.inherited: Destination | None = None
         """The address of the broker of the server that ran in the process that forked this one."""
         self.configured: Destination | None = None
@@ -86,7 +85,7 @@ def publish(
     """
     servers = _state.servers
     if servers:
-        return servers[-1].publish_outside(
+        return servers[-1][0].publish_outside(
             channel, data, event=event, tags=tags, content_type=content_type, key=key
         )
     with _state.lock:
@@ -142,15 +141,14 @@ def configure(
 def attach(server: Server, broker: Destination | None = None) -> None:
     """Note that a server runs in this process. Its broker's address is for processes that are forked from
     this one, in which the server does not run."""
-    _state.brokers.append(broker)
-    _state.servers.append(server)
+    with _state.lock:
+        _state.servers = (*_state.servers, (server, broker))
 
 
 def detach(server: Server) -> None:
     """Note that a server runs no longer."""
-    if server in _state.servers:  # not in a process forked from its own
-        place = _state.servers.index(server)
-        del _state.servers[place], _state.brokers[place]
+    with _state.lock:
+        _state.servers = tuple(found for found in _state.servers if found[0] is not server)
 
 
 # -- the life of the loop; under the lock -------------------------------------------------------
@@ -213,10 +211,9 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     _state.lock = threading.RLock()
-    if _state.brokers:
-        _state.inherited = _state.brokers[-1]
-    _state.servers.clear()
-    _state.brokers.clear()
+    if _state.servers:
+        _state.inherited = _state.servers[-1][1]
+        _state.servers = ()
     _state.is_over = False
     if _state.background is not None:
         _state.left.append(_state.background)
