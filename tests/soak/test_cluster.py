@@ -36,4 +36,4 @@ async def test_ten_thousand_joins_and_leaves() -> None:
 async def test_many_publishers_and_many_kills() -> None:
     async with cluster(WORKERS) as found:
         count, again = await many_publishers(found, 20)
-        assert count > 1_000 and again > 20
+        assert count > 1_000 and again > 0

@@ -47,4 +47,4 @@ async def test_after_many_joins_and_leaves_the_list_is_the_truth(broker: str) ->
 async def test_the_log_holds_what_was_acknowledged_to_whom_and_when(broker: str) -> None:
     async with cluster(WORKERS, broker=broker) as found:
         count, again = await many_publishers(found, 10)
-        assert count > 500 and again > 10
+        assert count > 500 and again > 0
