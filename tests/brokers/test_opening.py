@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
+from everywire import Everywire
 from everywire.brokers.memory import MemoryBroker
 from everywire.brokers.opening import describe, open_broker
+from everywire.brokers.sqlite import SqliteBroker
 from everywire.core.errors import SettingsError
 from everywire.core.limits import Limits
 from everywire.core.log import Budget
@@ -64,6 +67,15 @@ def test_a_library_that_is_not_installed_is_named_with_what_brings_it(
     monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
     with pytest.raises(SettingsError, match=rf"pip install 'everywire\[{library}\]'"):
         opened(url)
+
+
+def test_an_application_takes_an_address_for_a_broker(tmp_path: Path) -> None:
+    assert isinstance(Everywire().broker, MemoryBroker)
+    assert Everywire("memory:", node="abc").broker.node == "abc"
+    wire = Everywire(f"sqlite://{tmp_path}", node="n1", limits=Limits(max_stored_keys=7))
+    assert isinstance(wire.broker, SqliteBroker) and wire.broker.node == "n1"
+    with pytest.raises(SettingsError, match="expected a broker's address"):
+        Everywire("localhost:6379")
 
 
 def test_a_log_may_say_where_but_not_with_what_password() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 from everywire.client.reader import subscribe
 from tests.cli.commands import everywire, running
+from tests.client.certificates import make_certificate
 from tests.server.workers import DEADLINE_S, Cluster, lives, until, workers
 
 pytestmark = pytest.mark.xdist_group("busy")
@@ -211,6 +214,41 @@ async def test_a_replacement_that_cannot_begin_changes_nothing(tmp_path: Path) -
         cluster.process.send_signal(signal.SIGHUP)
         await until(lambda: cluster.log("rolled"))
         assert set(before.values()).isdisjoint(cluster.pids.values())
+
+
+async def test_a_worker_that_cannot_begin_again_is_tried_until_it_can(tmp_path: Path) -> None:
+    config = tmp_path / "everywire.toml"
+    config.write_text("drain_s = 5\n")
+    async with workers(2, "--config", str(config)) as cluster:
+        config.write_text("frobnicate = 1\n")
+        pid = cluster.kill(1)
+        await until(lambda: len(cluster.log("worker_failed")) >= 2)
+        assert {line["worker"] for line in cluster.log("worker_failed")} == {1}
+        # Nobody waits for it: new connections go to the other one.
+        for _ in range(20):
+            assert (await cluster.get("/livez")).status_code == 200
+        assert (await cluster.figures())["everywire_workers"] == 1
+        config.write_text("drain_s = 5\n")
+        await cluster.replaced(1, pid)
+        assert (await cluster.figures())["everywire_workers"] == 2
+        assert await cluster.end() == 0
+
+
+async def test_new_certificates_come_with_new_workers(tmp_path: Path) -> None:
+    (tmp_path / "live").mkdir()
+    (tmp_path / "next").mkdir()
+    live, following = make_certificate(tmp_path / "live"), make_certificate(tmp_path / "next")
+    old, new = ssl.create_default_context(cafile=live[0]), ssl.create_default_context(cafile=following[0])
+    async with workers(2, "--tls-cert", live[0], "--tls-key", live[1]) as cluster:
+        assert cluster.url.startswith("https://")
+        assert (await cluster.get("/livez", verify=old)).text == "ok\n"
+        shutil.copy(following[0], live[0])
+        shutil.copy(following[1], live[1])
+        cluster.process.send_signal(signal.SIGHUP)
+        await until(lambda: cluster.log("rolled"))
+        for _ in range(10):
+            assert (await cluster.get("/livez", verify=new)).text == "ok\n"
+        assert await cluster.end() == 0
 
 
 @pytest.mark.parametrize("to_all", [False, True])
