@@ -106,10 +106,12 @@ class Parts:
             return None
         return unpack(offset, b"".join(piece.data for piece in pieces if piece is not None))
 
-    async def messages(self, channel: Channel, after_seq: int) -> Sequence[tuple[int, Message]]:
-        """Return all messages of a channel after one, oldest first, and learn them."""
+    async def messages(
+        self, channel: Channel, after_seq: int, until_seq: int | None = None
+    ) -> Sequence[tuple[int, Message]]:
+        """Return the messages of a channel after one, oldest first, and learn them; all, or up to one."""
         found: list[tuple[int, Message]] = []
-        while True:
+        while until_seq is None or after_seq < until_seq:
             # A few one by one: that is cheaper than a consumer.
             if len(found) < 3:
                 one = await self.streams.next(channel.stream, channel.subject, after_seq + 1)
@@ -123,3 +125,4 @@ class Parts:
                 after_seq = stored.seq
             if len(found) > self.limits.max_idempotency_keys:
                 raise BrokerError("a channel holds more messages than can be read")
+        return found

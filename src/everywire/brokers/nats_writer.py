@@ -3,7 +3,7 @@
 What waits on a channel goes as one message. Its offsets go on from the newest message that this node knows,
 and the engine takes it only if that is the newest indeed; else the newest is read and it is tried again. So
 offsets have no holes, keys that were used are known before anything is appended, and eight nodes on one
-channel pay with retries, not with one message each (docs/decisions/0010-nats.md has figures). What was sent
+channel pay with retries, not with one message each (docs/decisions/0013-nats.md has figures). What was sent
 when a link ended is looked for in the log before it is sent again.
 """
 
@@ -37,6 +37,8 @@ _MAX_SMALL_BYTES: Final = 48 * 1024
 _PIECE_BYTES: Final = 256 * 1024
 _PAUSE_S: Final = 0.001
 _MAX_PAUSE_S: Final = 0.008
+_CONTENDED_S: Final = 1.0
+"""How long after a lost race others are let go first."""
 _log: Final = logging.getLogger("everywire.brokers")
 
 SET_ASIDE: Final = msgspec.msgpack.Decoder(tuple[Key, ...])
@@ -141,6 +143,7 @@ class Writer:
 
     async def _run(self, channel: Channel) -> None:
         batch: list[Pending] = []
+        loop = asyncio.get_running_loop()
         try:
             while channel.queue:
                 batch = self._take(channel)
@@ -155,6 +158,9 @@ class Writer:
                 else:
                     finished, batch = batch, []
                     self._finish(finished, plan.results)
+                    if loop.time() < channel.contended_s + _CONTENDED_S:
+                        # Who has won once lets others go first; meanwhile more comes together here.
+                        await asyncio.sleep(self._random.uniform(0, _MAX_PAUSE_S))
         except asyncio.CancelledError:
             self._fail(batch, BrokerError("this node is leaving"))
             raise
@@ -250,7 +256,7 @@ class Writer:
         if channel.seq >= newest_seq > 0 and (knows_keys or not has_keys):
             return
         if knows_keys and has_keys:
-            await parts.messages(channel, channel.seq)
+            await parts.messages(channel, channel.seq, newest_seq)
         else:
             await parts.newest(channel)
 
