@@ -273,9 +273,12 @@ class Workers:
     async def _start(self, slot: _Slot) -> WorkerProcess | str:
         """Start a worker and wait until it listens; return it, or why it does not."""
         self._last_id += 1
-        process = await WorkerProcess.start(
-            self._last_id, self._plan.command, lambda link: self._assignment(slot, link), self._heard
-        )
+        try:
+            process = await WorkerProcess.start(
+                self._last_id, self._plan.command, lambda link: self._assignment(slot, link), self._heard
+            )
+        except OSError as error:
+            return f"worker {slot.number} cannot be started: {error.strerror}"
         self._processes[process.id] = process
         self._spawn(self._watch(slot, process), "watch a worker")
         try:

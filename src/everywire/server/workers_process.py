@@ -55,17 +55,21 @@ class WorkerProcess:
         make: Callable[[int], Assignment],
         heard: Callable[[WorkerProcess, Message], object],
     ) -> WorkerProcess:
-        """Start one; ``make`` is given the descriptor of its end of the link."""
+        """Start one; ``make`` is given the descriptor of its end of the link. Raises `OSError`."""
         ours, theirs = socket.socketpair()
         with theirs:
             assignment = make(theirs.fileno())
             fds = {theirs.fileno(), *(fd for _, fd in assignment.inherited)}
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, VARIABLE: msgspec.json.encode(assignment).decode()},
-                pass_fds=sorted(fds),
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    env={**os.environ, VARIABLE: msgspec.json.encode(assignment).decode()},
+                    pass_fds=sorted(fds),
+                )
+            except OSError:
+                ours.close()
+                raise
         return cls(id, assignment, process, await Link.open(ours), heard)
 
     @property
