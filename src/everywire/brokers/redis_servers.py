@@ -170,10 +170,12 @@ class Servers:
         return link
 
     async def _prepare(self, link: Link) -> None:
-        answers = [link.ask("SCRIPT", "LOAD", one.text) for one in (*SCRIPTS, *CHANNEL_SCRIPTS)]
-        info = _info(await link.ask("INFO", "server"))
-        memory = _info(await link.ask("INFO", "memory"))
-        await asyncio.gather(*answers)
+        found = await asyncio.gather(
+            link.ask("INFO", "server"),
+            link.ask("INFO", "memory"),
+            *(link.ask("SCRIPT", "LOAD", one.text) for one in (*SCRIPTS, *CHANNEL_SCRIPTS)),
+        )
+        info, memory = _info(found[0]), _info(found[1])
         link.run = info.get("run_id", "")
         if memory.get("maxmemory", "0") != "0" and memory.get("maxmemory_policy") != "noeviction":
             _log.warning(
