@@ -22,6 +22,7 @@ __all__ = ["Turns"]
 _all: weakref.WeakSet[Turns] = weakref.WeakSet()
 
 _PAUSE_S: Final = 0.0001
+_MAX_PAUSE_S: Final = 0.0004
 _MAX_COURTESY_S: Final = 0.1
 """Some turns of others; longer waits only who was stopped while it waited."""
 _NO_COURTESY_S: Final = 1.0
@@ -67,8 +68,10 @@ class Turns:
         end_s = self._left_s + _MAX_COURTESY_S
         if now_s < self._rude_until_s or now_s >= end_s:
             return
+        pause_s = _PAUSE_S
         while self._is_somebody_waiting():
-            time.sleep(_PAUSE_S)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
             now_s = time.monotonic()
             if now_s >= end_s:
                 self._rude_until_s = now_s + _NO_COURTESY_S
