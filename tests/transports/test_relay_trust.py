@@ -26,7 +26,7 @@ from everywire.transports.relay_letters import FIELD, Letter, Seal
 from everywire.transports.relay_private import PrivateSide
 from tests.serving import Site, until
 from tests.transports.engines import PATH, Polling, open_polling
-from tests.transports.relaying import at, node_of, relaying
+from tests.transports.relaying import Node, at, node_of, relaying
 
 SECRET: Final = b"s" * 32
 HOST: Final = "example.com"
@@ -239,6 +239,18 @@ async def test_other_machines_come_by_tcp(tmp_path: Path) -> None:
 def test_an_address_that_is_none_is_told(advertise: str) -> None:
     with pytest.raises(SettingsError, match="advertise"):
         PrivateServer(lambda exchange: None, None, "node", advertise=advertise, limits=Limits())
+
+
+async def test_an_address_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        advertise = f"127.0.0.1:{taken.getsockname()[1]}"
+        broker = SharedStore().node("node")
+        wire = Node(broker=broker, dev=True, advertise=advertise, state_dir=str(tmp_path / "state"))
+        with pytest.raises(SettingsError, match="in use"):
+            await wire.start()
+        await wire.close()
 
 
 def test_a_path_that_is_too_long_is_told(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Relaying:
         seal = Seal()
         await seal.agree(broker.store)
         self.private = PrivateSide(self._handler, seal, label, shared.hub.time)
-        self._server = server = PrivateServer(
+        server = PrivateServer(
             self.private,
             directory,
             label,
@@ -46,6 +46,7 @@ class Relaying:
             log_fd=self._log_fd,
         )
         await server.start()
+        self._server = server
         shared.registry.nodes.value = lease_value(server.unix, server.tcp)
         self.relay = PeerRelay(shared, seal)
         return self.relay

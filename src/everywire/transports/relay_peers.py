@@ -95,6 +95,7 @@ class Peers:
             self._tasks.start(self._look_up(), "looking for other nodes")
 
     async def _look_up(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
                 waiting, self._waiting = self._waiting, []
@@ -103,7 +104,7 @@ class Peers:
                     peer = self._peers.get(label)
                     if peer is None:
                         self._note_unknown(label)
-                    done(peer)
+                    loop.call_soon(done, peer)  # each by itself: what goes wrong with one is no other's
                 await asyncio.sleep(_BETWEEN_LOOKS_S)
         finally:
             self._is_looking = False
