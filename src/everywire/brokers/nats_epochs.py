@@ -26,6 +26,8 @@ from everywire.core.errors import BrokerError
 __all__ = ["Epochs", "Meta"]
 
 _ATTEMPTS: Final = 50
+_LOOKS: Final = 10
+_LOOK_S: Final = 0.3
 _log: Final = logging.getLogger("everywire.brokers")
 
 
@@ -80,6 +82,14 @@ class Epochs:
         is_new = any(is_made for _, is_made in looked)
         meta, seq = await self._get()
         has_lost = (is_new and bool(self._created)) or await self._has_lost(infos, tides)
+        for _ in range(0 if self._streams.is_single or is_new else _LOOKS):
+            if not has_lost:
+                break
+            # A new leader answers before it has done all that was agreed on.
+            await asyncio.sleep(_LOOK_S)
+            names = list(self._configs)
+            infos = dict(zip(names, await asyncio.gather(*map(self._streams.info, names)), strict=True))
+            has_lost = await self._has_lost(infos, tides)
         # Another node may have given it its new epoch meanwhile, and this one may have been told.
         if meta is None or (has_lost and meta.epoch == epoch):
             if meta is not None:

@@ -29,6 +29,9 @@ __all__ = ["Link", "LinkLost", "Msg", "NotThere", "delivered"]
 _MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 """Of one subscription, for messages that this process has not looked at; more are lost, and counted."""
 _DELIVERED: Final = "$JS.ACK."
+REPLICATED_SINCE: Final = (2, 10, 20)
+"""Before, a stream with replicas could accept several messages that expected the same newest one, and its
+replicas could come to differ when a server restarted: nats-server's issues 4320 and 5644, seen here, too."""
 _log: Final = logging.getLogger("everywire.brokers")
 
 Heard = Callable[[Msg], None]
@@ -50,6 +53,8 @@ class Link:
     ) -> None:
         self.reconnects = self.lost = self.bytes_in = self.bytes_out = 0
         """Connections made after the first; messages lost in this process; bytes of messages."""
+        self.version = (0, 0, 0)
+        """The engine's."""
         self.reason = "the engine was not reached yet"
         """Why there is no connection, or nothing."""
         self._address = address
@@ -175,6 +180,12 @@ class Link:
             skip_subject_validation=True,
         )
         self._inbox = client.new_inbox() + "."
+        version = client.connected_server_version
+        self.version = (version.major, version.minor, version.patch)
+        if address.replicas > 1 and self.version < REPLICATED_SINCE:
+            raise BrokerError(
+                f"replicas wants nats-server {_dotted(REPLICATED_SINCE)}, not {_dotted(self.version)}"
+            )
         self._own.append(await self._subscribe(client, self._inbox + "*", self._answered))
         reading = getattr(client, "_reading_task", None)
         if reading is not None:
@@ -357,6 +368,10 @@ async def _end_tasks(client: Client, subscriptions: Sequence[Subscription]) -> N
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _dotted(version: tuple[int, int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def _expire(answer: asyncio.Future[Any]) -> None:

@@ -225,10 +225,10 @@ class Writer:
                     seq = await parts.streams.append(channel.subject, message.encode(), expected_seq)
                 except Conflict as conflict:
                     del attempts[message.number]  # this one was refused for certain
-                    if 0 < conflict.seq < expected_seq:
-                        parts.link.renew("the store fell behind what it had acknowledged")
-                        continue
                     tries += 1
+                    if 0 < conflict.seq < expected_seq:
+                        await self._fell_behind(tries)
+                        continue
                     parts.counters.conflicts += 1
                     await self._lost_the_race(channel, conflict.seq, tries, batch)
                     continue
@@ -259,6 +259,13 @@ class Writer:
             await parts.messages(channel, channel.seq, newest_seq)
         else:
             await parts.newest(channel)
+
+    async def _fell_behind(self, tries: int) -> None:
+        """Look whether the store lost what it had acknowledged; a new leader of replicas is only late."""
+        if self._parts.streams.is_single or not tries % 20:
+            self._parts.link.renew("the store fell behind what it had acknowledged")
+        else:
+            await asyncio.sleep(0.1)
 
     async def _look_for(self, channel: Channel, since_seq: int, attempts: dict[int, _Plan]) -> _Plan | None:
         """Return the attempt that arrived, though nobody said so."""
