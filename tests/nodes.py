@@ -84,22 +84,23 @@ async def nodes(
     host: str = "own",
     make: Callable[..., Everywire] = Everywire,
     store: SharedStore | None = None,
-    engine: str = "",
+    broker: str = "",
     **options: Any,
 ) -> AsyncIterator[list[Site]]:
     """Run nodes that are called ``node0``, ``node1`` and so on; options are those of `Everywire`.
 
-    With an ``engine`` (``sqlite``) they have a real broker each instead of the store.
+    With a ``broker``'s address (``sqlite:`` for one of their own) each has a real one instead of the store.
     """
     store = store or SharedStore()
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="everywire-"))
         settings = {"dev": True, "is_loopback": True, "state_dir": folder, **options}
+        address = f"sqlite://{folder}/engine" if broker == "sqlite:" else broker
         sites = []
         for number in range(count):
             name = f"node{number}"
-            if engine:
-                wire = make(broker=f"{engine}://{folder}/engine", node=name, **settings)
+            if broker:
+                wire = make(broker=address, node=name, **settings)
             else:
                 wire = make(broker=store.node(name), **settings)
             sites.append(await stack.enter_async_context(serving_wire(host, wire, _NO_CERTIFICATE)))
