@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
+
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says how busy the machine is, and nothing about what is tested.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+# Tests run in several processes, whose servers must not meet in one state directory.
+os.environ["EVERYWIRE_STATE_DIR"] = tempfile.mkdtemp(prefix="everywire-")
+atexit.register(shutil.rmtree, os.environ["EVERYWIRE_STATE_DIR"], ignore_errors=True)
