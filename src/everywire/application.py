@@ -308,7 +308,7 @@ class Everywire(Registrar, Reaching):
             draft = draft_of(self.limits, channel, data, **more)
         except EverywireError as error:
             return failed(error)
-        return self._outside.begin(partial(self._append, draft))
+        return self._outside.begin(partial(self._append, draft), self.limits.publish_timeout_s)
 
 
 class _Embedded:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import everywire
+from everywire.core.limits import Limits
 from everywire.core.settings import Window
 
 CHANNEL = "news"
@@ -110,7 +111,8 @@ def server(count: int) -> None:
     from everywire.core.settings import ChannelSettings, SettingsTable
 
     channels = SettingsTable(default=ChannelSettings(window=WINDOW))
-    wire = everywire.Everywire(os.environ.pop("EVERYWIRE_URL"), channels=channels)
+    wire = everywire.Everywire(os.environ.pop("EVERYWIRE_URL"), channels=channels, limits=LIMITS)
+    everywire.configure(None)  # its children have to find its broker by themselves
 
     async def main() -> None:
         await wire.start()
@@ -278,5 +280,9 @@ KINDS: dict[str, tuple[Callable[[int], None], dict[str, int]]] = {
 }
 """What there is, and under which names it publishes how often: the count, or once for 0."""
 
+LIMITS = Limits(publish_timeout_s=90, broker_timeout_s=60)
+"""How long anything takes here says how busy the machine is."""
+
 if __name__ == "__main__":
+    everywire.configure(os.environ["EVERYWIRE_URL"], limits=LIMITS)
     KINDS[sys.argv[1]][0](int(sys.argv[2]))

@@ -210,8 +210,8 @@ async def test_what_nobody_answers_is_an_error_in_time() -> None:
 
     code = """
 import asyncio, time, everywire
-from everywire.publishing import background
-background.TIMEOUT_S, background._SETTLE_S = 2.0, 1.0
+from everywire.core.limits import Limits
+everywire.configure("URL", limits=Limits(publish_timeout_s=2))
 started_s = time.monotonic()
 try:
     everywire.publish("news", 1)
@@ -224,7 +224,7 @@ asyncio.run(main())
 """
     async with await asyncio.start_server(keep, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        status, said = await run("-c", code, EVERYWIRE_URL=f"http://127.0.0.1:{port}")
+        status, said = await run("-c", code.replace("URL", f"http://127.0.0.1:{port}"))
         for writer in taken:
             writer.close()
     # The second one is not waited for: the process ends in time, and says what became of it.

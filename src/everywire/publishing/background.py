@@ -21,11 +21,8 @@ from everywire.publishing.destination import Destination
 from everywire.publishing.order import Order
 from everywire.publishing.routes import Route, open_route
 
-__all__ = ["TIMEOUT_S", "Background"]
+__all__ = ["Background"]
 
-TIMEOUT_S: Final = 10.0
-"""For a publication to stand, from the call on."""
-_SETTLE_S: Final = 5.0
 _CLOSE_S: Final = 2.0
 _log = logging.getLogger("everywire.publishing")
 
@@ -35,6 +32,7 @@ class Background:
 
     def __init__(self, destination: Destination) -> None:
         self.destination = destination
+        self._timeout_s = destination.limits.publish_timeout_s
         self.pid = os.getpid()
         self.loop: Final = _Loop()
         self._lock = threading.RLock()  # a handler of a signal may come in between
@@ -83,17 +81,20 @@ class Background:
             self.loop.call_soon_threadsafe(self._stopping.set)
         except RuntimeError:
             pass  # somebody else was quicker
-        self._thread.join(_SETTLE_S + 3 * _CLOSE_S)
+        self._thread.join(self._timeout_s + 3 * _CLOSE_S)
 
     # -- in the loop --------------------------------------------------------------------
 
     def _begin(self, order: Order) -> None:
         self._orders.add(order)
-        order.begin(self.loop, TIMEOUT_S, _late)
+        order.begin(self.loop, self._timeout_s, self._late)
         if self._route is None:
             order.finish(_stopped())
         else:
             self._route.send(order)
+
+    def _late(self) -> EverywireError:
+        return BrokerError(f"this was not done within {self._timeout_s:g} s; it may stand, or not")
 
     def _finished(self, order: Order) -> None:
         self._orders.discard(order)
@@ -121,7 +122,7 @@ class Background:
         await self._stopping.wait()
         if self._orders:
             try:
-                async with asyncio.timeout(_SETTLE_S):
+                async with asyncio.timeout(self._timeout_s):
                     await self._settled.wait()
             except TimeoutError:
                 pass
@@ -134,10 +135,6 @@ class Background:
         except TimeoutError:
             _log.warning("the way to publish was not closed in time")
         await _end_tasks()
-
-
-def _late() -> EverywireError:
-    return BrokerError(f"this was not done within {TIMEOUT_S:g} s; the publication may stand, or not")
 
 
 def _stopped() -> EverywireError:

@@ -24,7 +24,7 @@ from everywire.core.errors import EverywireError
 from everywire.core.limits import Limits
 from everywire.core.settings import SettingsTable
 from everywire.handlers.outside import Receipt, failed, in_event_loop
-from everywire.publishing.background import TIMEOUT_S, Background
+from everywire.publishing.background import Background
 from everywire.publishing.destination import API_KEY_VARIABLE, URL_VARIABLE, Destination, from_environment
 from everywire.publishing.order import BINARY_TYPE, Published, draft_of
 
@@ -76,7 +76,8 @@ def publish(
     when the publication stands, or raises; what it returns has it as ``result()``.
 
     A server that runs in this process publishes it, with several the one that started last. Otherwise it goes
-    to the address that `configure` or ``EVERYWIRE_URL`` names. It stands within 10 s, or it is an error.
+    to the address that `configure` or ``EVERYWIRE_URL`` names. It stands within `Limits.publish_timeout_s`
+    (10 s), or it is an error.
 
     Raises, at the call without an event loop and else where it is awaited: `BadRequest`, `TooLarge`,
     `KeyReused`, `BrokerError`, `Forbidden` and whatever else the server says; when too many publications
@@ -104,7 +105,7 @@ def publish(
         except EverywireError as error:
             return failed(error)
     if not in_event_loop():
-        order.wait(TIMEOUT_S + _GRACE_S)
+        order.wait(background.destination.limits.publish_timeout_s + _GRACE_S)
     return Receipt(order.future)
 
 
