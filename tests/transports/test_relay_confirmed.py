@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from everywire.transports.exchange import Request
-from everywire.transports.relay_link import CONFIRMATION
+from everywire.transports.relay_link import CONFIRMATION, RELEASE
 from tests.nodes import nodes
 from tests.serving import DEADLINE_S, Site, until
 from tests.sockjs_mounts import SockJsWire
@@ -62,6 +62,21 @@ async def test_a_poll_whose_answer_may_be_lost_ends_the_connection(is_confirmed:
         else:
             await until(lambda: upper.reasons == ["transport close"])
             assert await client.is_gone()
+
+
+async def test_empty_lines_mean_nothing_more_than_they_should() -> None:
+    async with relaying(1) as (here,):
+        client = await open_polling(here)
+        for _ in range(3):
+            node_of(here).upper.say("hello")
+            async with asked_privately(here, "GET", client.target) as writer:
+                # Asked to end what has ended, and confirmed, in one piece.
+                writer.write(RELEASE + CONFIRMATION)
+                await asyncio.sleep(0.02)
+                assert not writer.transport.is_closing()
+        assert node_of(here).private_server.metrics.refused == {}
+        await client.send("4more")
+        assert await client.poll() == "4more"
 
 
 async def test_a_node_that_gave_all_answers_may_die() -> None:

@@ -63,7 +63,11 @@ class PrivateConnection(HttpConnection):
         confirms that."""
         if self._state not in (ASKED, STREAMING):
             self._unconfirmed = None
-        elif data == RELEASE and not self._is_collecting:
+            if not self._buffer:
+                data = data.lstrip(RELEASE)
+                if not data:
+                    return
+        elif not data.strip(RELEASE) and not self._is_collecting:
             driver: object = self._driver
             if isinstance(driver, Releasable):
                 driver.release()
