@@ -198,8 +198,8 @@ class Limits:
     broker_timeout_s: float = 5.0
     """For an answer of the broker's engine; then the publisher gets an error."""
     publish_timeout_s: float = 10.0
-    """For what ``everywire.publish`` was given to stand; then its caller gets an error. A process that ends or
-    forks waits as long for what it has begun."""
+    """For what ``everywire.publish`` was given to stand; then its caller gets an error. A process that ends
+    or forks waits as long for what it has begun."""
     store_budget_bytes: int = 1024 * 1024 * 1024
     """All logs in SQLite's file together; the least recently used are trimmed first."""
 
