@@ -16,6 +16,8 @@ from everywire.brokers.redis_log import Watch
 from everywire.core.errors import BrokerBusy, BrokerError, EverywireError
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft
+from everywire.core.settings import ChannelSettings, SettingsTable, Window
+from everywire.hub.recovery import EARLIEST
 from everywire.testing.broker_driving import RecordingSink
 from tests.brokers.redis_nodes import LIMITS, Node, nodes, until
 from tests.client.certificates import make_certificate
@@ -367,6 +369,24 @@ async def test_a_wrong_password_is_told_without_the_password(
             assert "refuses" in caplog.text
         async with nodes(f"redis://:right@{place}/0", 1, limits) as (one,):
             assert one.is_ready
+
+
+async def test_a_server_whose_memory_is_full_refuses_and_later_goes_on(server: Engine) -> None:
+    narrow = SettingsTable((), ChannelSettings(Window(3, 1_000_000, 300.0)))
+    async with nodes(url(server), settings=narrow) as (one, two):
+        there = await two.read()
+        for number in range(4):
+            await one.publish(b"%d" % number)
+        await run(server, "CONFIG", "SET", "maxmemory", "1mb")
+        with pytest.raises(BrokerError, match="memory"):
+            await one.publish(b"refused")
+        await run(server, "CONFIG", "SET", "maxmemory", "0")
+        await one.publish_stubbornly(b"after")
+        await until(lambda: there.data()[-1:] == [b"after"])
+        assert b"refused" not in there.data()
+        assert not there.gaps()
+        fresh = await one.read(start=EARLIEST)
+        await until(lambda: fresh.data() == [b"2", b"3", b"after"])
 
 
 async def test_over_tls(tmp_path: Path) -> None:

@@ -83,7 +83,6 @@ class RedisBroker:
         )
         self._patience_s = timeout_s
         self._is_ready = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._own = names.node(self.node)
         self._bytes_out = self._sent = 0
         # The subject of a hint is a channel's key with another last letter.
@@ -117,7 +116,7 @@ class RedisBroker:
         try:
             async with asyncio.timeout(self._patience_s):
                 await self._registry.verify()
-                await self._bus.until_heard([self._own])
+                await self._bus.until_heard([self._own], self._patience_s)
         except (BrokerError, TimeoutError) as error:
             _log.warning("Redis at %s is not there yet: %s", self.address.shown, error)
         self._canary.start()
@@ -130,9 +129,6 @@ class RedisBroker:
     async def close(self) -> None:
         """Disconnect; what is unfinished fails."""
         await self._canary.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.control.close()
         await self._forgetter.close()
         await self._lanes.close()

@@ -107,15 +107,17 @@ class Bus:
         """Say whether all that is published on a subject from now on arrives here, as far as is known."""
         return any(subject in ear.confirmed for ear in self._ears.values())
 
-    async def until_heard(self, subjects: Iterable[str]) -> None:
-        """Wait until subjects are heard, but not long."""
+    async def until_heard(self, subjects: Iterable[str], patience_s: float | None = None) -> None:
+        """Wait until subjects are heard, but not long, and not at all without a connection; or so long in
+        any case."""
         missing = frozenset(one for one in subjects if one in self._wanted and not self.is_heard(one))
-        if not missing or not any(ear.link is not None for ear in self._ears.values()):
+        is_away = not any(ear.link is not None for ear in self._ears.values())
+        if not missing or (is_away and patience_s is None):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((missing, future))
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_PATIENCE_S if patience_s is None else patience_s):
                 await future
         except TimeoutError:
             pass

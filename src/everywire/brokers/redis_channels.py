@@ -61,14 +61,15 @@ local function entry(one)
   return tonumber(string.match(one[1], '^%d+')), tonumber(fields[4]), tonumber(fields[6])
 end
 local function begin_at(meta, stream, m, first, before, time)
+  if first > m.l then first, before, time = m.l + 1, m.c, 0 end
+  -- First what may be refused when Redis' memory is full, so that nothing is done by halves.
+  redis.call('HSET', meta, 'f', str(first), 'b', str(before), 't', str(time))
+  m.f, m.b, m.t = first, before, time
   if first > m.l then
     redis.call('XTRIM', stream, 'MAXLEN', 0)
-    first, before, time = m.l + 1, m.c, 0
   else
     redis.call('XTRIM', stream, 'MINID', str(first))
   end
-  m.f, m.b, m.t = first, before, time
-  redis.call('HSET', meta, 'f', str(first), 'b', str(before), 't', str(time))
 end
 local function settle(meta, stream, m, now, most, bytes, age)
   if m.u > 0 then
