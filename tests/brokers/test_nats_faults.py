@@ -201,6 +201,43 @@ async def test_when_no_hint_arrives_readers_are_told_by_comparing_heads(engine: 
         assert told(reader) == publisher.acknowledged
 
 
+async def test_a_node_that_was_cut_off_for_not_reading_reads_what_it_missed(tmp_path: Path) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text("max_pending: 4194304\nwrite_deadline: '200ms'\n")
+    slow = Limits(canary_interval_s=60.0)  # it is the engine that ends the connection
+    with nats_server(tmp_path / "nats", "--config", str(config)) as engine:
+        async with live_node(engine, "p") as one, live_node(engine, "p", limits=slow) as two:
+            reader = await two.subscribe("a")
+            await publish(one.broker, "a", b"first")
+            await patiently(lambda: told(reader) == [b"first"])
+            transport = two.broker._link._client._transport._io_writer.transport  # type: ignore[attr-defined]
+            transport.pause_reading()
+            for number in range(500):
+                await publish(one.broker, "a", b"%d " % number + bytes(40_000))
+            transport.resume_reading()
+            await patiently(lambda: two.broker.statistics()["reconnects"] >= 1)  # type: ignore[attr-defined]
+            await patiently(lambda: len(told(reader)) == 501)
+            assert [data.split()[0] for data in told(reader)[1:]] == [b"%d" % one for one in range(500)]
+            assert not gaps(reader)
+
+
+async def test_credentials_are_used_and_never_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with nats_server(tmp_path / "nats", "--user", "ann", "--pass", "hunter2") as engine:
+        limits = Limits(broker_timeout_s=1.0)
+        for login, is_right in (("ann:hunter2@", True), ("ann:hunter3@", False), ("", False)):
+            url = f"nats://{login}127.0.0.1:{engine.port}?shards=1&prefix=p"
+            broker = NatsBroker.from_url(url, limits, TABLE)
+            if is_right:
+                await broker.start(RecordingSink())
+                await publish(broker, "a")
+            else:
+                with pytest.raises(BrokerError) as caught:
+                    await broker.start(RecordingSink())
+                assert "hunter" not in str(caught.value)
+            await broker.close()
+    assert "hunter" not in caplog.text
+
+
 async def lose_everything(engine: Engine) -> None:
     engine.kill()
     shutil.rmtree(engine.directory / "jetstream")

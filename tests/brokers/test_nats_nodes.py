@@ -160,6 +160,27 @@ async def test_large_publications_go_by_reference(engine: Engine, prefix: str) -
         assert offsets(await read(other, "a", 1, 10, 1_000)) == [2]
 
 
+async def test_large_publications_go_with_what_the_window_drops(engine: Engine, prefix: str) -> None:
+    clock = StoreClock()
+    async with nats_broker(engine, prefix, clock_ms=clock) as one:
+        await publish(one, "a", bytes(300_000))
+        await publish(one, "small.a", bytes(100_000))
+        for _ in range(80):
+            await publish(one, "small.a", b"small")
+
+        async def stored() -> int:
+            found = await one._parts.streams._api(f"STREAM.INFO.{one._names.large_stream}")
+            return int(found["state"]["messages"])
+
+        assert await stored() == 3
+        for expected in (2, 0):
+            async with asyncio.timeout(10):
+                while await stored() != expected:
+                    one.sweep()
+                    await asyncio.sleep(0.02)
+            clock.passes(10_000)
+
+
 async def test_a_channel_that_another_node_watches_is_not_forgotten(engine: Engine, prefix: str) -> None:
     clock, sink = StoreClock(), RecordingSink()
     async with (
