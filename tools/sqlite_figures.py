@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from everywire.brokers.base import Appended
-from everywire.brokers.sqlite import SqliteBroker
-from everywire.brokers.sqlite_turns import Turns
+from everywire.brokers.sqlite.broker import SqliteBroker
+from everywire.brokers.sqlite.turns import Turns
 from everywire.core.errors import EverywireError
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft

@@ -18,7 +18,7 @@ from typing import Any
 import nats
 
 from everywire.brokers.base import Appended
-from everywire.brokers.nats import NatsBroker
+from everywire.brokers.nats.broker import NatsBroker
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft
 from everywire.core.settings import SettingsTable

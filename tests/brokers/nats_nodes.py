@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from everywire.brokers.nats import NatsBroker
-from everywire.brokers.nats_address import NatsAddress
+from everywire.brokers.nats.address import NatsAddress
+from everywire.brokers.nats.broker import NatsBroker
 from everywire.core.limits import Limits
 from everywire.core.settings import ChannelSettings, SettingsTable, Window
 from everywire.testing.broker_driving import RecordingSink

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from everywire.brokers.base import Appended
-from everywire.brokers.redis import RedisBroker
+from everywire.brokers.redis.broker import RedisBroker
 from everywire.core.codes import Code
 from everywire.core.errors import EverywireError
 from everywire.core.limits import Limits

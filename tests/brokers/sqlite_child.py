@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from everywire.brokers.base import Appended
-from everywire.brokers.sqlite import SqliteBroker
+from everywire.brokers.sqlite.broker import SqliteBroker
 from everywire.core.publication import Draft
 from everywire.testing.broker_driving import RecordingSink, append
 from tests.brokers.sqlite_nodes import TABLE

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from everywire.brokers.sqlite import SqliteBroker
+from everywire.brokers.sqlite.broker import SqliteBroker
 from everywire.core.limits import Limits
 from everywire.core.settings import ChannelSettings, SettingsTable, Window
 from everywire.hub.hub import Hub

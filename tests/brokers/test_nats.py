@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from everywire.brokers.base import Broker, Sink
-from everywire.brokers.nats import NatsBroker
-from everywire.brokers.nats_address import NatsAddress
+from everywire.brokers.nats.address import NatsAddress
+from everywire.brokers.nats.broker import NatsBroker
 from everywire.core.limits import Limits
 from everywire.core.settings import SettingsTable
 from everywire.testing.broker_contract import BrokerContract

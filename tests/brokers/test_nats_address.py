@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everywire.brokers.nats_address import Names, NatsAddress
+from everywire.brokers.nats.address import Names, NatsAddress
 from everywire.core.errors import BadChannelName, SettingsError
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from everywire.brokers.nats import NatsBroker
-from everywire.brokers.nats_address import NatsAddress
+from everywire.brokers.nats.address import NatsAddress
+from everywire.brokers.nats.broker import NatsBroker
 from everywire.core.errors import BrokerError
 from everywire.core.limits import Limits
 from everywire.testing.broker_driving import RecordingSink, publish

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from everywire.brokers.base import Appended
-from everywire.brokers.nats import NatsBroker
+from everywire.brokers.nats.broker import NatsBroker
 from everywire.core.errors import BrokerBusy, BrokerError, EverywireError
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft, Gap, Publication
@@ -354,7 +354,7 @@ async def test_what_is_told_by_an_append_whose_answer_was_lost(engine: Engine) -
                 assert client is not None and client._transport is not None
                 client._transport._io_writer.transport.abort()  # type: ignore[attr-defined]
                 await asyncio.sleep(0.05)
-                from everywire.brokers.nats_link import LinkLost
+                from everywire.brokers.nats.link import LinkLost
 
                 raise LinkLost("cut")
             return found

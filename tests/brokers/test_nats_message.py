@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everywire.brokers.nats_message import Kept, Key, Large, Message, State, floor_of, head_of, visible
+from everywire.brokers.nats.message import Kept, Key, Large, Message, State, floor_of, head_of, visible
 from everywire.brokers.record import pack
 from everywire.core.errors import BrokerError
 from everywire.core.log import Budget, ChannelLog

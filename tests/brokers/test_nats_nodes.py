@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from everywire.brokers.base import Appended, Head
-from everywire.brokers.nats import NatsBroker
+from everywire.brokers.nats.broker import NatsBroker
 from everywire.core.errors import KeyReused
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft, Gap, Publication

@@ -10,7 +10,7 @@ import pytest
 from everywire import Everywire
 from everywire.brokers.memory import MemoryBroker
 from everywire.brokers.opening import describe, open_broker
-from everywire.brokers.sqlite import SqliteBroker
+from everywire.brokers.sqlite.broker import SqliteBroker
 from everywire.core.errors import SettingsError
 from everywire.core.limits import Limits
 from everywire.core.log import Budget

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from everywire.brokers.base import Broker, Sink
-from everywire.brokers.redis import RedisBroker
+from everywire.brokers.redis.broker import RedisBroker
 from everywire.core.limits import Limits
 from everywire.core.settings import SettingsTable
 from everywire.testing.broker_contract import BrokerContract

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from everywire.brokers.redis_address import Address, Names
+from everywire.brokers.redis.address import Address, Names
 from everywire.core.errors import SettingsError
 
 

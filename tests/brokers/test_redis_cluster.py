@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from everywire.brokers.base import Broker, Sink
-from everywire.brokers.redis import RedisBroker
+from everywire.brokers.redis.broker import RedisBroker
 from everywire.core.errors import BrokerError
 from everywire.core.limits import Limits
 from everywire.core.settings import SettingsTable

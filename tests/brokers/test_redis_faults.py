@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everywire.brokers.redis import RedisBroker
-from everywire.brokers.redis_log import Watch
+from everywire.brokers.redis.broker import RedisBroker
+from everywire.brokers.redis.log import Watch
 from everywire.core.errors import BrokerBusy, BrokerError, EverywireError
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from everywire.brokers.base import Appended
-from everywire.brokers.redis import RedisBroker
+from everywire.brokers.redis.broker import RedisBroker
 from everywire.core.errors import BrokerBusy, BrokerError
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft

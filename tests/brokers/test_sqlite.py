@@ -17,12 +17,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from everywire.brokers import sqlite_turns
 from everywire.brokers.base import Appended, Broker, Lease, Sink
-from everywire.brokers.sqlite import SqliteBroker
-from everywire.brokers.sqlite_channels import Run
-from everywire.brokers.sqlite_lane import MAX_DATAGRAM_BYTES, Lane
-from everywire.brokers.sqlite_turns import Turns
+from everywire.brokers.sqlite import turns
+from everywire.brokers.sqlite.broker import SqliteBroker
+from everywire.brokers.sqlite.channels import Run
+from everywire.brokers.sqlite.lane import MAX_DATAGRAM_BYTES, Lane
+from everywire.brokers.sqlite.turns import Turns
 from everywire.core.errors import BrokerBusy, BrokerError, SettingsError
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft, Publication
@@ -410,7 +410,7 @@ def test_hints_melt_together_and_lose_their_publications_before_they_are_lost() 
 
 
 def test_who_had_a_turn_lets_those_go_first_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_turns, "_MAX_COURTESY_S", 30.0)  # however busy the machine is
+    monkeypatch.setattr(turns, "_MAX_COURTESY_S", 30.0)  # however busy the machine is
     path = tmp_path / "e.db"
     mine, order = Turns(path), list[str]()
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from everywire.brokers import sqlite_schema, sqlite_writer
 from everywire.brokers.base import Appended
-from everywire.brokers.sqlite import SqliteBroker
+from everywire.brokers.sqlite import schema, writer
+from everywire.brokers.sqlite.broker import SqliteBroker
 from everywire.core.errors import BrokerBusy, BrokerError, SettingsError
 from everywire.core.limits import Limits
 from everywire.core.position import Position
@@ -208,10 +208,10 @@ async def test_a_full_disk_is_an_error_until_there_is_room(
     opened: list[sqlite3.Connection] = []
 
     def open_small(*args: object, **more: object) -> sqlite3.Connection:
-        opened.append(sqlite_schema.open_database(*args, **more))  # type: ignore[arg-type]
+        opened.append(schema.open_database(*args, **more))  # type: ignore[arg-type]
         return opened[-1]
 
-    monkeypatch.setattr(sqlite_writer, "open_database", open_small)
+    monkeypatch.setattr(writer, "open_database", open_small)
     async with sqlite_broker(path, limits=QUICK) as broker:
         first = await publish(broker, "a")
 
@@ -254,7 +254,7 @@ async def test_what_was_given_up_before_its_turn_is_never_appended(tmp_path: Pat
     path = tmp_path / "e.sqlite3"
     async with sqlite_broker(path, limits=QUICK) as broker:
         await publish(broker, "a")
-        stopped = sqlite_writer.Turns(path)
+        stopped = writer.Turns(path)
         stopped.take()
         call = Call()
         broker.log.append([Draft("a", b"late")], call)
@@ -318,7 +318,7 @@ async def test_after_the_machine_died_the_epoch_is_new_where_commits_may_be_lost
                 shutil.copy(f"{path}{name}", f"{later}{name}")
     if was_closed:
         shutil.copy(path, later)
-    monkeypatch.setattr(sqlite_schema, "_boot", lambda: "another start")
+    monkeypatch.setattr(schema, "_boot", lambda: "another start")
     async with sqlite_broker(later, synchronous=synchronous) as broker:
         again = await publish(broker, "a")
         assert again.offset == 2
@@ -360,9 +360,9 @@ async def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pyt
 async def test_the_write_ahead_log_stays_small_when_a_reader_has_stayed_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_writer, "_MAX_WAL_BYTES", 500_000)
-    monkeypatch.setattr(sqlite_writer, "_WAL_CHECK_S", 0.05)
-    monkeypatch.setattr(sqlite_schema, "_WAL_PAGES", 10)
+    monkeypatch.setattr(writer, "_MAX_WAL_BYTES", 500_000)
+    monkeypatch.setattr(writer, "_WAL_CHECK_S", 0.05)
+    monkeypatch.setattr(schema, "_WAL_PAGES", 10)
     path = tmp_path / "e.sqlite3"
 
     def size() -> int:

@@ -13,8 +13,8 @@ from random import Random
 import pytest
 
 from everywire.brokers.base import Appended
-from everywire.brokers.sqlite import SqliteBroker
-from everywire.brokers.sqlite_turns import Turns
+from everywire.brokers.sqlite.broker import SqliteBroker
+from everywire.brokers.sqlite.turns import Turns
 from everywire.core.errors import BrokerError
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft
@@ -224,7 +224,7 @@ async def test_a_forked_process_keeps_nothing_of_its_parents_node(tmp_path: Path
     async with live_node(path) as node:
         program = (
             "import asyncio, os, sys, time\n"
-            "from everywire.brokers.sqlite import SqliteBroker\n"
+            "from everywire.brokers.sqlite.broker import SqliteBroker\n"
             "from everywire.testing.broker_driving import RecordingSink\n"
             "async def main():\n"
             "    broker = SqliteBroker(sys.argv[1])\n"

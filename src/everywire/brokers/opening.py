@@ -24,12 +24,12 @@ __all__ = ["SCHEMES", "check_address", "describe", "open_broker", "scheme_of"]
 MEMORY: Final = "memory"
 
 _CLASSES: Final = {
-    "sqlite": ("everywire.brokers.sqlite", "SqliteBroker", ""),
-    "redis": ("everywire.brokers.redis", "RedisBroker", "redis"),
-    "rediss": ("everywire.brokers.redis", "RedisBroker", "redis"),
-    "redis+cluster": ("everywire.brokers.redis", "RedisBroker", "redis"),
-    "redis+sentinel": ("everywire.brokers.redis", "RedisBroker", "redis"),
-    "nats": ("everywire.brokers.nats", "NatsBroker", "nats"),
+    "sqlite": ("everywire.brokers.sqlite.broker", "SqliteBroker", ""),
+    "redis": ("everywire.brokers.redis.broker", "RedisBroker", "redis"),
+    "rediss": ("everywire.brokers.redis.broker", "RedisBroker", "redis"),
+    "redis+cluster": ("everywire.brokers.redis.broker", "RedisBroker", "redis"),
+    "redis+sentinel": ("everywire.brokers.redis.broker", "RedisBroker", "redis"),
+    "nats": ("everywire.brokers.nats.broker", "NatsBroker", "nats"),
 }
 """Module, class, and the extra that brings its library."""
 

@@ -1,0 +1,1 @@
+"""The broker over NATS: JetStream is the log."""

@@ -1,0 +1,1 @@
+"""The broker over Redis: one server, a cluster, or what Sentinels watch."""

@@ -1,0 +1,1 @@
+"""The broker over SQLite: the workers of one machine share a file."""
