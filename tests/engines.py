@@ -22,7 +22,11 @@ START_S = 15.0
 
 
 def program(name: str, package: str) -> str:
-    """Return the path of a real program."""
+    """Return the path of a real program; `EVERYWIRE_REDIS_SERVER` and the like name another version, or
+    what takes its place (Valkey)."""
+    named = os.environ.get(f"EVERYWIRE_{name.upper().replace('-', '_')}")
+    if named:
+        return named
     # Debian keeps some servers where only root looks for programs.
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if found is None:

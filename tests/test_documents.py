@@ -54,10 +54,24 @@ def test_every_option_of_the_commands_is_explained() -> None:
     assert not missing
 
 
+def documents() -> list[Path]:
+    found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert len(found) >= 5
+    return found
+
+
+def test_tables_and_lists_are_not_folded_into_text() -> None:
+    for document in documents():
+        text = re.sub(r"^```.*?^```", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for number, line in enumerate(text.splitlines(), 1):
+            is_table = line.startswith("|")
+            assert is_table or "| --- |" not in line, (document, number)
+            assert not is_table or line.endswith("|"), (document, number)
+            assert is_table or not re.search(r"[.;] \* [A-Z`]", line), (document, number)
+
+
 def test_links_between_documents_lead_somewhere() -> None:
-    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    assert len(documents) >= 5
-    for document in documents:
+    for document in documents():
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8")):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
