@@ -22,7 +22,8 @@ LIMITS = Limits(canary_interval_s=0.2, canary_timeout_s=0.6, broker_timeout_s=3.
 
 def make_broker(engine: Engine, prefix: str, **more: Any) -> NatsBroker:
     """Return a broker that is not started; those with one prefix share a store."""
-    address = NatsAddress.parse(f"nats://127.0.0.1:{engine.port}?shards=2&prefix={prefix}")
+    query = f"shards=2&prefix={prefix}{more.pop('query', '')}"
+    address = NatsAddress.parse(f"nats://127.0.0.1:{engine.port}?{query}")
     return NatsBroker(address, more.pop("limits", LIMITS), more.pop("settings", TABLE), **more)
 
 

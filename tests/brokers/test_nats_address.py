@@ -11,10 +11,10 @@ from everywire.core.errors import BadChannelName, SettingsError
 
 
 def test_an_address_is_read() -> None:
-    found = NatsAddress.parse("nats://ann:p%40ss@one:4333,two,[::1]:4?prefix=p&replicas=3&shards=4&tls=1")
+    found = NatsAddress.parse("nats://ann:p%40ss@one:4333,two,[::1]:4?prefix=p&replicas=3&shards=4&tls=1&buffer=9")
     assert found.servers == ("nats://one:4333", "nats://two:4222", "nats://[::1]:4")
     assert (found.user, found.password, found.token) == ("ann", "p@ss", None)
-    assert (found.prefix, found.replicas, found.shards, found.tls) == ("p", 3, 4, True)
+    assert (found.prefix, found.replicas, found.shards, found.tls, found.buffer) == ("p", 3, 4, True, 9)
     assert NatsAddress.parse("nats://secret@one").token == "secret"
     assert NatsAddress.parse("nats://one").servers == ("nats://one:4222",)
 
@@ -34,6 +34,7 @@ def test_no_secret_is_in_its_text() -> None:
         "nats://one/path",
         "nats://hunter2@one?shards=0",
         "nats://hunter2@one?replicas=many",
+        "nats://hunter2@one?buffer=-1",
         "nats://hunter2@one?prefix=a.b",
         "nats://hunter2@one?unknown=1",
         "nats://hunter2@one?%zz",

@@ -6,12 +6,14 @@ import asyncio
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from everywire.brokers.base import Appended
 from everywire.brokers.nats.broker import NatsBroker
+from everywire.brokers.nats.link import LinkLost
 from everywire.core.errors import BrokerBusy, BrokerError, EverywireError
 from everywire.core.limits import Limits
 from everywire.core.publication import Draft, Gap, Publication
@@ -121,6 +123,69 @@ async def test_an_engine_away_for_seconds_loses_nothing_acknowledged(engine: Eng
             check(reader, *publishers)
         assert all(one["reconnects"] >= 1 for one in figures)
         assert sum(one["epochs_made"] for one in figures) == 1, "nothing was lost"
+
+
+async def test_a_buffer_keeps_what_is_published_while_the_engine_is_away(engine: Engine) -> None:
+    limits = replace(LIMITS, broker_timeout_s=1.0, max_unfinished_appends=10)
+    more = {"query": "&buffer=1000", "limits": limits}
+    async with live_node(engine, "p", **more) as one, live_node(engine, "p") as two:
+        readers = [await one.subscribe("a"), await two.subscribe("a")]
+        publisher = Publisher(one.broker)  # type: ignore[arg-type]
+        for end, start, away_s in ((engine.kill, engine.start, 3.0), (engine.pause, engine.go_on, 3.0)):
+            await asyncio.sleep(0.3)
+            end()
+            await asyncio.sleep(away_s)
+            start()
+            await patiently(lambda: one.broker.health().ready and two.broker.health().ready)
+        await asyncio.sleep(0.3)
+        await publisher.end()
+        assert publisher.slowest_s > 2.0
+        assert not publisher.refused
+        for reader in readers:
+            await all_told(reader, publisher)
+            check(reader, publisher)
+            assert told(reader) == publisher.acknowledged
+        assert one.broker.statistics()["buffered"] > 100  # type: ignore[attr-defined]
+
+
+async def test_a_buffer_has_an_end(engine: Engine) -> None:
+    limits = replace(LIMITS, max_unfinished_appends=10)
+    async with nats_broker(engine, "p", query="&buffer=100", limits=limits) as broker:
+        engine.pause()
+        results: list[object] = []
+        for number in range(101):
+            broker.log.append([Draft("a", b"%d" % number)], results.extend)
+        assert [type(one) for one in results] == [BrokerBusy]
+        engine.go_on()
+        await until(lambda: len(results) == 101)
+        assert all(type(one) is Appended for one in results[1:])
+
+
+async def test_what_may_stand_is_not_published_twice(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        nats_broker(engine, "p", query="&buffer=100") as one,
+        nats_broker(engine, "p") as two,
+    ):
+        await publish(one, "small.a", b"first")
+        streams = one._parts.streams
+        really = streams.append
+
+        async def lose_the_answer(*args: object) -> int:
+            """The message arrives and goes out of the window, and nobody says so."""
+            await really(*args)  # type: ignore[arg-type]
+            monkeypatch.undo()
+            for number in range(10):
+                await publish(two, "small.a", b"%d" % number)
+            channel = two._parts.channels.of("small.a")
+            await two.log.upkeep.purge(channel, channel.seq)
+            raise LinkLost
+
+        monkeypatch.setattr(streams, "append", lose_the_answer)
+        (result,) = await append(one, Draft("small.a", b"once"))
+        assert isinstance(result, BrokerError) and "may have been published" in result.sentence, result
+        assert offsets(await read(one, "small.a"))[-1] == 12, "it was published again"
 
 
 async def test_a_short_absence_is_not_even_noticed_by_publishers(engine: Engine) -> None:

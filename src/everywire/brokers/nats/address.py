@@ -20,8 +20,9 @@ from everywire.core.names import check_name
 __all__ = ["Names", "NatsAddress", "token"]
 
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-_OPTIONS: Final = frozenset({"prefix", "replicas", "shards", "tls", "creds"})
+_OPTIONS: Final = frozenset({"prefix", "replicas", "shards", "tls", "creds", "buffer"})
 _MAX_SHARDS: Final = 256
+_MAX_BUFFER: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class NatsAddress:
     prefix: str = "everywire"
     replicas: int = 1
     shards: int = 16
+    buffer: int = 0
+    """How many publications of a node may wait while the engine is away."""
 
     @classmethod
     def parse(cls, url: str) -> NatsAddress:
@@ -65,8 +68,9 @@ class NatsAddress:
             creds=given.get("creds"),
             tls=given.get("tls", "0") not in ("0", "false", ""),
             prefix=prefix,
-            replicas=_number(given, "replicas", 1, 5),
-            shards=_number(given, "shards", 16, _MAX_SHARDS),
+            replicas=_number(given, "replicas", 1, (1, 5)),
+            shards=_number(given, "shards", 16, (1, _MAX_SHARDS)),
+            buffer=_number(given, "buffer", 0, (0, _MAX_BUFFER)),
         )
 
 
@@ -81,13 +85,14 @@ def _server(host: str) -> str:
     return f"nats://[{name}]:{port}" if ":" in name else f"nats://{name}:{port}"
 
 
-def _number(given: dict[str, str], name: str, default: int, most: int) -> int:
+def _number(given: dict[str, str], name: str, default: int, bounds: tuple[int, int]) -> int:
+    least, most = bounds
     try:
         number = int(given.get(name, default))
     except ValueError:
-        number = 0
-    if not 1 <= number <= most:
-        raise SettingsError(f"nats: {name} is a number from 1 to {most}")
+        number = least - 1
+    if not least <= number <= most:
+        raise SettingsError(f"nats: {name} is a number from {least} to {most}")
     return number
 
 

@@ -1,8 +1,9 @@
 """The NATS broker: JetStream as the log, the leases and the store; core NATS between the nodes.
 
 Address: ``nats://[user:password@ | token@]host:port[,host:port…][?prefix=everywire&replicas=1&shards=16&tls=1
-&creds=/path]``. ``prefix`` begins the name of every stream and subject, so that several systems share an
-engine; ``replicas`` and ``shards`` are what the streams are made with, and must be the same on every node.
+&creds=/path&buffer=0]``. ``prefix`` begins the name of every stream and subject, so that several systems
+share an engine; ``replicas`` and ``shards`` are what the streams are made with, and must be the same on
+every node; ``buffer`` publications wait here while the engine is away.
 
 Wants nats-server 2.9: expected sequences per subject, direct get and ``republish`` are all of it that is
 used. Per-message time to live (2.11), batched direct get (2.11) and atomic batches (2.12) are not. See
@@ -72,6 +73,7 @@ class NatsBroker:
             Keys(limits.max_idempotency_keys),
             limits,
             clock_ms,
+            address.buffer,
         )
         self._epochs.changed = self._changed
         self.log = NatsLog(self._parts)

@@ -29,6 +29,7 @@ class Counters:
 
     appends: int = 0
     batches: int = 0
+    buffered: int = 0
     conflicts: int = 0
     errors: int = 0
     hints_sent: int = 0
@@ -50,6 +51,8 @@ class Parts:
     keys: Keys
     limits: Limits
     clock_ms: Callable[[], int]
+    buffer: int = 0
+    """How many publications may wait while the engine is away, instead of an error."""
     sink: Sink | None = None
     counters: Counters = field(default_factory=Counters)
     writer_name: str = field(default_factory=lambda: secrets.token_hex(6))

@@ -4,7 +4,8 @@ What waits on a channel goes as one message. Its offsets go on from the newest m
 and the engine takes it only if that is the newest indeed; else the newest is read and it is tried again. So
 offsets have no holes, keys that were used are known before anything is appended, and eight nodes on one
 channel pay with retries, not with one message each (docs/decisions/0013-nats.md has figures). What was sent
-when a link ended is looked for in the log before it is sent again.
+when a link ended is looked for in the log before it is sent again: so a buffer, with which drafts wait
+longer than a request may take, needs no more than patience.
 """
 
 from __future__ import annotations
@@ -100,6 +101,9 @@ class Writer:
         self._room = room
         self._random = Random()
         self._is_closed = False
+        limits = parts.limits
+        self._most = max(limits.max_unfinished_appends, parts.buffer)
+        self._patience_s = limits.idempotency_ttl_s / 2 if parts.buffer else limits.broker_timeout_s
 
     # -- drafts ---------------------------------------------------------------------
 
@@ -111,13 +115,15 @@ class Writer:
         if not drafts:
             done([])
             return
-        if self._is_closed or self.unfinished >= parts.limits.max_unfinished_appends:
+        if self._is_closed or self.unfinished >= self._most:
             error = BrokerBusy("too many appends are unfinished")
             done([BrokerError("the broker is closed") if self._is_closed else error] * len(drafts))
             return
         loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + parts.limits.broker_timeout_s
+        deadline_s = loop.time() + self._patience_s
         call = Call(len(drafts), done)
+        if parts.buffer and not parts.link.is_up:
+            parts.counters.buffered += len(drafts)
         for index, draft in enumerate(drafts):
             try:
                 channel = parts.channels.of(draft.channel, is_use=True)
@@ -205,7 +211,7 @@ class Writer:
         attempts: dict[int, _Plan] = {}
         since_seq, epoch, tries = channel.seq, parts.epochs.epoch, 0
         while True:
-            await parts.link.ready(parts.limits.broker_timeout_s)
+            await parts.link.ready(self._patience_s)
             if epoch != parts.epochs.epoch:
                 # What was sent to the store that was lost is lost with it.
                 attempts.clear()
@@ -268,13 +274,17 @@ class Writer:
             await asyncio.sleep(0.1)
 
     async def _look_for(self, channel: Channel, since_seq: int, attempts: dict[int, _Plan]) -> _Plan | None:
-        """Return the attempt that arrived, though nobody said so."""
+        """Return the attempt that arrived, though nobody said so; `BrokerError` when nobody can know."""
         parts = self._parts
-        for seq, message in await parts.messages(channel, max(since_seq, 0)):
+        since_seq = max(since_seq, 0)
+        messages = await parts.messages(channel, since_seq)
+        for seq, message in messages:
             if message.writer == parts.writer_name and message.number in attempts:
                 plan = attempts[message.number]
                 self._landed(channel, seq, plan)
                 return plan
+        if messages and messages[0][1].previous_seq > since_seq:
+            raise BrokerError("it may have been published: what came at that time is not kept any more")
         return None
 
     def _landed(self, channel: Channel, seq: int, plan: _Plan) -> None:
