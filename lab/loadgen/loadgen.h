@@ -18,6 +18,7 @@ enum {
     STAMP_DIGITS = 19,
     MIN_PAYLOAD_BYTES = 40,     /* {"sent":"^<19 digits>","pad":""} */
     MAX_PAYLOAD_BYTES = 60000,
+    MAX_PUBLISHERS = 16,        /* a stamp's remainder by this says which one sent it */
     STUCK_S = 5,                /* without any progress a phase ends */
 };
 
@@ -27,7 +28,7 @@ struct options {
     enum wire wire;
     const char *path, *publish_path;
     bool cursor_in_headers;     /* long poll: Last-Modified and ETag, as Nchan; else JSON "position" */
-    long port, pid, readers, payload_bytes, in_flight, burst;
+    long port, pid, readers, publishers, payload_bytes, in_flight, burst;
     double idle_s, rate, rate_s, saturate_s, burst_s;
 };
 extern struct options options;
@@ -68,9 +69,9 @@ extern long opened_count, ready_count, lost_count;
 
 void wires_begin(void);
 void open_reader(void);
-void open_publisher(void);
-bool publisher_is_ready(void);
-void publisher_send(const char *bytes, size_t length);
+void open_publishers(void);
+bool publishers_are_ready(void);
+void publisher_send(uint64_t number, const char *bytes, size_t length);
 void run_events(int timeout_ms);            /* 0: never sleeps */
 
 #endif

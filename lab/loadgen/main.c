@@ -37,7 +37,7 @@ enum { CONNECTING_AT_ONCE = 128 };
 static const double REST_S = 0.5, WARM_UP_S = 0.5;
 
 struct options options = {
-    .wire = WEBSOCKET, .path = "/subscribe", .publish_path = "/publish", .readers = 1000,
+    .wire = WEBSOCKET, .path = "/subscribe", .publish_path = "/publish", .readers = 1000, .publishers = 1,
     .payload_bytes = 128, .in_flight = 4, .burst = 10, .rate = 20,
 };
 
@@ -62,6 +62,7 @@ static const struct { const char *name; enum kind kind; void *value; const char 
     {"cursor", CURSOR, NULL, "longpoll: json (default), a \"position\" to send as after=; or headers, as Nchan"},
     {"pid", COUNT, &options.pid, "the server's process, to be measured with its children"},
     {"readers", COUNT, &options.readers, "connections (1000)"},
+    {"publishers", COUNT, &options.publishers, "connections that messages are posted over, by turns (1)"},
     {"payload-bytes", COUNT, &options.payload_bytes, "size of a message (128)"},
     {"idle-s", SECONDS, &options.idle_s, "length of the idle phase (0)"},
     {"rate", SECONDS, &options.rate, "messages a second in the rate phase (20)"},
@@ -123,6 +124,8 @@ static void read_options(int argc, char **argv)
         fail(WRONG_USAGE, "--payload-bytes: expected %d to %d", MIN_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES);
     if (options.readers < 1 || options.in_flight < 1 || options.burst < 1 || options.rate <= 0)
         fail(WRONG_USAGE, "--readers, --in-flight, --burst and --rate: expected a number above 0");
+    if (options.publishers < 1 || options.publishers > MAX_PUBLISHERS)
+        fail(WRONG_USAGE, "--publishers: expected 1 to %d", MAX_PUBLISHERS);
     if (options.pid && !(server_cpu_s() > 0))
         fail(WRONG_USAGE, "--pid: there is no process %ld, or it may not be looked at", options.pid);
 }
@@ -133,7 +136,7 @@ static void raise_file_limit(void)
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
-    if ((rlim_t)options.readers + 16 > files.rlim_max)
+    if ((rlim_t)options.readers + 16 + MAX_PUBLISHERS > files.rlim_max)
         fail(WRONG_USAGE, "%ld readers need more open files than the hard limit allows (ulimit -Hn)",
              options.readers);
 }
@@ -161,13 +164,13 @@ static void prepare_message(void)
 
 static void publish(void)
 {
-    static uint64_t last_ns;
+    static uint64_t last_steps, number;
     char digits[STAMP_DIGITS + 2];
-    uint64_t now = now_ns();
-    last_ns = now > last_ns ? now : last_ns + 1;    /* rising, however coarse the clock */
-    snprintf(digits, sizeof digits, "%0*" PRIu64, STAMP_DIGITS, last_ns);
+    uint64_t steps = now_ns() / MAX_PUBLISHERS + 1, publisher = number++ % (uint64_t)options.publishers;
+    last_steps = steps > last_steps ? steps : last_steps + 1;   /* rising, however coarse the clock */
+    snprintf(digits, sizeof digits, "%0*" PRIu64, STAMP_DIGITS, last_steps * MAX_PUBLISHERS + publisher);
     memcpy(message.digits, digits, STAMP_DIGITS);
-    publisher_send(message.bytes, message.length);
+    publisher_send(publisher, message.bytes, message.length);
 }
 
 /* ---- phases ---- */
@@ -332,12 +335,12 @@ static void closed_loop_phase(const char *name, uint64_t groups, uint64_t size, 
     end_traffic();
 }
 
-static void connect_publisher(void)
+static void connect_publishers(void)
 {
     begin_phase();
-    for (open_publisher(); !publisher_is_ready(); run_events(10))
+    for (open_publishers(); !publishers_are_ready(); run_events(10))
         if (stuck())
-            fail(REFUSED, "the publisher cannot connect");
+            fail(REFUSED, "a publisher cannot connect");
 }
 
 int main(int argc, char **argv)
@@ -354,7 +357,7 @@ int main(int argc, char **argv)
     connect_phase(unmeasured);
     if (options.idle_s > 0)
         idle_phase(memory_bytes, unmeasured);
-    connect_publisher();
+    connect_publishers();
     if (options.rate_s > 0)
         rate_phase();
     if (options.saturate_s > 0)

@@ -59,7 +59,7 @@ struct connection {
     struct frame frame;
     char cursor[288];           /* long poll: what the next request adds, to its fields or its path */
     uint8_t stamp_length;       /* of the stamp being read, with its "^" */
-    uint64_t stamp, last_stamp;
+    uint64_t stamp, last_stamps[MAX_PUBLISHERS];
 };
 
 struct tally tally;
@@ -68,16 +68,21 @@ bool latencies_wanted;
 long opened_count, ready_count, lost_count;
 
 static int epoll;
-static struct connection *readers, publisher;
+static struct connection *readers, publishers[MAX_PUBLISHERS];
 static uint64_t read_at_ns;     /* of the bytes now looked at */
+
+static bool is_publisher(const struct connection *c)
+{
+    return c >= publishers && c < publishers + MAX_PUBLISHERS;
+}
 
 /* A reader lost after it was ready is counted; any other loss ends the run. */
 static void lose(struct connection *c, const char *reason)
 {
     if (c->state == LOST)
         return;
-    if (c == &publisher)
-        fail(REFUSED, "the publisher's connection: %s", reason);
+    if (is_publisher(c))
+        fail(REFUSED, "a publisher's connection: %s", reason);
     if (c->state != READY)
         fail(REFUSED, "reader %td: %s", c - readers, reason);
     if (lost_count++ < LOSSES_EXPLAINED)
@@ -126,11 +131,12 @@ static void count_stamp(struct connection *c, uint64_t stamp)
 {
     if (stamp < phase_began_ns)
         return;                 /* from before; that phase has counted it missing already */
-    if (stamp <= c->last_stamp) {
-        tally.repeated++;       /* or out of order */
+    uint64_t *last_stamp = &c->last_stamps[stamp % MAX_PUBLISHERS];
+    if (stamp <= *last_stamp) {
+        tally.repeated++;       /* or out of order: each publisher's messages come in theirs */
         return;
     }
-    c->last_stamp = stamp;
+    *last_stamp = stamp;
     tally.deliveries++;
     last_progress_ns = read_at_ns;
     if (latencies_wanted)
@@ -164,7 +170,7 @@ static void become_ready(struct connection *c)
 {
     c->state = READY;
     last_progress_ns = now_ns();
-    if (c != &publisher)
+    if (!is_publisher(c))
         ready_count++;
 }
 
@@ -359,7 +365,7 @@ static void on_connected(struct connection *c)
         lose(c, strerror(error));
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
     epoll_ctl(epoll, EPOLL_CTL_MOD, c->fd, &event);
-    if (c == &publisher) {
+    if (is_publisher(c)) {
         become_ready(c);
     } else if (options.wire == LONGPOLL) {
         poll_again(c);
@@ -381,7 +387,7 @@ static void on_readable(struct connection *c)
         return;
     }
     read_at_ns = now_ns();
-    if (c != &publisher) {
+    if (!is_publisher(c)) {
         tally.reads++;
         tally.bytes += (uint64_t)length;
         if (c->state >= GREETING && options.wire != LONGPOLL) {
@@ -390,7 +396,7 @@ static void on_readable(struct connection *c)
         }
     }
     buffer_add(&c->unread, bytes, (size_t)length);
-    if (c == &publisher)
+    if (is_publisher(c))
         on_publish_answers(c);
     else if (options.wire == LONGPOLL)
         on_poll_answer(c);
@@ -458,17 +464,21 @@ void open_reader(void)
     open_from(&readers[opened_count++], address);
 }
 
-void open_publisher(void)
+void open_publishers(void)
 {
-    open_from(&publisher, INADDR_LOOPBACK);
+    for (long i = 0; i < options.publishers; i++)
+        open_from(&publishers[i], INADDR_LOOPBACK);
 }
 
-bool publisher_is_ready(void)
+bool publishers_are_ready(void)
 {
-    return publisher.state == READY;
+    for (long i = 0; i < options.publishers; i++)
+        if (publishers[i].state != READY)
+            return false;
+    return true;
 }
 
-void publisher_send(const char *bytes, size_t length)
+void publisher_send(uint64_t number, const char *bytes, size_t length)
 {
-    send_all(&publisher, bytes, length);
+    send_all(&publishers[number], bytes, length);
 }

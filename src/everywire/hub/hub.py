@@ -22,7 +22,7 @@ from everywire.core.log import Budget
 from everywire.core.position import Place
 from everywire.core.publication import RESET, Draft, Publication
 from everywire.core.settings import SettingsTable
-from everywire.core.wheel import Wheel
+from everywire.core.wheel import Wheel, next_beat
 from everywire.hub.catchup import CatchUp
 from everywire.hub.channel import Channel
 from everywire.hub.counters import Counters
@@ -109,8 +109,10 @@ class Hub:
 
     def _turn_wheel(self) -> None:
         # First, so that a deadline whose callback raises does not stop all others for good.
-        self._timers[0] = self._scheduler.call_later(_WHEEL_S, self._turn_wheel)
-        self.deadlines.advance(self._scheduler.time())
+        now_s = self._scheduler.time()
+        pause_s = next_beat(now_s, _WHEEL_S) - now_s
+        self._timers[0] = self._scheduler.call_later(pause_s, self._turn_wheel)
+        self.deadlines.advance(now_s)
 
     def _tick(self) -> None:
         """Do once a second what must be done now and then."""

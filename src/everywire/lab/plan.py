@@ -72,6 +72,8 @@ class Scenario:
     rate_s: float = 0.0
     saturate_s: float = 0.0
     in_flight: int = 4
+    publishers: int = 1
+    """How many connections messages are posted over, by turns."""
     burst_s: float = 0.0
     tls: bool = False
 
@@ -112,8 +114,8 @@ def scenarios(quick: bool = False) -> tuple[Scenario, ...]:
                  idle_s=1.0, rate_s=steady * 2, saturate_s=closed),
         Scenario(name="channels", wire="websocket", subjects=channels, rate_s=steady, saturate_s=closed),
         Scenario(name="window", wire="websocket", subjects=windows, rate_s=steady, saturate_s=closed),
-        Scenario(name="workers", wire="websocket", subjects=workers, idle_s=1.0, rate_s=steady,
-                 saturate_s=closed, burst_s=closed),
+        Scenario(name="workers", wire="websocket", subjects=workers, publishers=10, idle_s=1.0,
+                 rate_s=steady, saturate_s=closed, burst_s=closed),
         Scenario(name="idle-websocket", wire="websocket", subjects=(beating,), readers=10_000,
                  idle_s=idle_s),
         Scenario(name="idle-sse", wire="sse", subjects=(beating,), readers=10_000, idle_s=idle_s),

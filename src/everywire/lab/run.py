@@ -135,6 +135,7 @@ def _command(scenario: Scenario, server: Running, tools: Tools) -> list[str | Pa
         "publish-path": server.publish_path,
         "cursor": server.cursor,
         "readers": scenario.readers,
+        "publishers": scenario.publishers,
         "idle-s": scenario.idle_s,
         "rate": scenario.rate,
         "rate-s": scenario.rate_s,

@@ -12,7 +12,7 @@ from everywire.codecs.http.forwarded import Trust
 from everywire.codecs.http.request import HeadReader
 from everywire.codecs.http.response import Dates, WholeResponse
 from everywire.core.limits import Limits
-from everywire.core.wheel import Wheel
+from everywire.core.wheel import Wheel, next_beat
 from everywire.server.log import Log
 from everywire.server.metrics import HostMetrics
 from everywire.server.options import ServerOptions
@@ -22,9 +22,10 @@ __all__ = ["CLOSE", "CONNECTION_FIELDS", "KEEP", "KEEP_OLD", "TICK_S", "Connecti
 
 TICK_S: Final = 0.25
 """Resolution of deadlines, and of the Date field."""
-_SAMPLE_S: Final = 0.01
-_IDLE_SAMPLE_S: Final = 0.05
-"""How often the length of the event loop's turns is looked at; the latter while nobody is connected."""
+_SAMPLE_S: Final = 0.05
+_BUSY_SAMPLE_S: Final = 0.01
+_BUSY_TURN_S: Final = 0.002
+"""How often the length of the event loop's turns is looked at; the latter after a turn that was long."""
 _MAX_FRAMINGS: Final = 256
 
 CONNECTION_FIELDS: Final = (b"", b"connection: close\r\n", b"connection: keep-alive\r\n")
@@ -133,7 +134,7 @@ class Host:
         """Start the clock."""
         now = self.loop.time()
         self._next_tick_s = now
-        self._due_s = now + _SAMPLE_S
+        self._due_s = next_beat(now, _SAMPLE_S)
         self._sampler = self.loop.call_at(self._due_s, self._sample)
 
     def stop(self) -> None:
@@ -149,7 +150,7 @@ class Host:
         metrics = self.metrics
         if late_s > metrics.loop_turn_max_s:
             metrics.loop_turn_max_s = late_s
-        self._due_s = now + (_SAMPLE_S if self.connections else _IDLE_SAMPLE_S)
+        self._due_s = now + _BUSY_SAMPLE_S if late_s > _BUSY_TURN_S else next_beat(now, _SAMPLE_S)
         self._sampler = self.loop.call_at(self._due_s, self._sample)
         if now >= self._next_tick_s:
             self._next_tick_s = now + TICK_S

@@ -1,6 +1,7 @@
 """A thread that works off what the event loop hands it: the loop never waits for the disk.
 
-Works are served in order, as many at a time as wait. Each is finished exactly once, in the loop: with its
+Works are served in order, as many at a time as wait; those of one turn of the loop are handed over together,
+at its end. Each is finished exactly once, in the loop: with its
 outcome, or with an error when its time is over. One whose time is over before it was begun is never
 begun; one that was under way may have happened all the same.
 """
@@ -87,6 +88,8 @@ class WorkThread:
         self._ended = ended
         self._max_weight = max_weight
         self._timeout_s = timeout_s
+        self._gathered: list[Work] = []
+        """In this turn of the loop."""
         self._waiting: deque[Work] = deque()
         self._unfinished: dict[Work, None] = {}
         self._condition = threading.Condition()
@@ -121,8 +124,19 @@ class WorkThread:
         self._unfinished[work] = None
         if self._timer is None:
             self._timer = loop.call_later(self._timeout_s / 4, self._look_for_late)
+        if not self._gathered:
+            # Not at once: the thread would begin with the first one alone, and fight for the interpreter.
+            loop.call_soon(self._hand_over)
+        self._gathered.append(work)
+
+    def _hand_over(self) -> None:
+        assert self._loop is not None
+        gathered, self._gathered = self._gathered, []
+        now_s = self._loop.time()
+        for work in gathered:
+            work.begun_s = now_s  # a loop that was held up since then is not the thread's fault
         with self._condition:
-            self._waiting.append(work)
+            self._waiting.extend(gathered)
             if self._is_idle:
                 self._is_idle = False
                 self._condition.notify()
@@ -155,12 +169,13 @@ class WorkThread:
             with self._condition:
                 self._waiting = deque(work for work in self._waiting if work not in over)
             self.timed_out += len(late)
-            self._finish(late, BrokerError(_LATE))
+            self.finish(late, BrokerError(_LATE))
         self._timer = None
         if self._unfinished:
             self._timer = self._loop.call_later(self._timeout_s / 4, self._look_for_late)
 
-    def _finish(self, works: Sequence[Work], error: BrokerError | None) -> None:
+    def finish(self, works: Sequence[Work], error: BrokerError | None) -> None:
+        """Tell of works that are done, or failed, unless their time was over before."""
         for work in works:
             if not work.is_finished:
                 work.is_finished = True
@@ -172,6 +187,7 @@ class WorkThread:
         """Finish what waits, and end; what does not end in time is failed and left to itself."""
         if self._loop is None or self._is_closing:
             return
+        self._hand_over()
         with self._condition:
             self._is_closing = True
             self._condition.notify()
@@ -179,7 +195,7 @@ class WorkThread:
         await asyncio.wait([self._end], timeout=self._timeout_s)
         if self._timer is not None:
             self._timer.cancel()
-        self._finish(list(self._unfinished), BrokerError(_CLOSED))
+        self.finish(list(self._unfinished), BrokerError(_CLOSED))
 
     # -- the thread's side ----------------------------------------------------------
 
@@ -217,7 +233,7 @@ class WorkThread:
 
     def served(self, works: Sequence[Work], error: BrokerError | None) -> None:
         """Hand works back that are done, or failed."""
-        self.call(self._finish, works, error)
+        self.call(self.finish, works, error)
 
     def call(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function in the loop."""

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from everywire.brokers.sqlite.channels import Ledger, Run
 from everywire.brokers.sqlite.schema import (
@@ -44,6 +44,9 @@ _WAL_CHECK_S: Final = 5.0
 _WAL_WAIT_MS: Final = 50
 
 _log: Final = logging.getLogger("everywire.brokers")
+
+_Done: TypeAlias = tuple[str, Sequence[Run], Sequence[Work], BrokerError | None]
+"""Of a transaction: the epoch, what was appended, the works, and what was wrong."""
 
 
 class Witness:
@@ -137,35 +140,45 @@ class Writer:
             return
         # Only now, so that what came while others had their turn goes along.
         works = self.thread.take(_GROUP)
+        done: list[_Done] = []
         try:
             if works:
-                self._do(works)
+                self._do(works, done)
             self._look_after()
         finally:
             self.turns.leave()
+            # Last: the loop wakes up at once, and wants the interpreter that this thread would still hold.
+            if done:
+                self.thread.call(self._tell, done)
 
-    def _do(self, works: Sequence[Work]) -> None:
+    def _tell(self, done: Sequence[_Done]) -> None:
+        for epoch, runs, works, error in done:
+            try:
+                if runs:
+                    self._committed(epoch, runs)
+            finally:
+                self.thread.finish(works, error)
+
+    def _do(self, works: Sequence[Work], done: list[_Done]) -> None:
         try:
             epoch, runs = self._commit(works)
         except (sqlite3.Error, OSError) as error:
             self._failed(error)
-            self.thread.served(works, trouble(error))
+            done.append(("", (), works, trouble(error)))
         except Exception as error:
             # The top of what works do: one that cannot be done must not take the others along.
             self._roll_back()
             if len(works) > 1:
                 for work in works:
-                    self._do((work,))
+                    self._do((work,), done)
                 return
             _log.exception("the log store could not do what it was given")
-            self.thread.served(works, trouble(error))
+            done.append(("", (), works, trouble(error)))
         else:
             if self._trouble:
                 self._trouble = ""
                 _log.info("the log store %s works", self._path)
-            if runs:
-                self.thread.call(self._committed, epoch, runs)
-            self.thread.served(works, None)
+            done.append((epoch, runs, works, None))
 
     def _commit(self, works: Sequence[Work]) -> tuple[str, Sequence[Run]]:
         connection = self._opened()
