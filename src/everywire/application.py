@@ -181,6 +181,10 @@ class Everywire(Registrar, Reaching):
         """The hub; there is one between `start` and `close`."""
         return self._assembly.shared.hub
 
+    def node_ended(self, node: str) -> None:
+        """Hear for certain that another node has ended: who was connected to it is no member any more."""
+        self._assembly.node_ended(node)
+
     async def start(self) -> None:
         """Start in the running event loop. A server starts once."""
         self._fill_hooks()

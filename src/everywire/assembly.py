@@ -227,7 +227,7 @@ class Assembly:
             self.hooks,
             Publishing(hub, authority, quotas, self.hooks, self.limits),
             quotas,
-            Presence(hub, self.hooks),
+            Presence(hub, self.hooks, registry.nodes),
             registry,
             self.limits,
             version=self._version,
@@ -251,6 +251,12 @@ class Assembly:
         await shared.registry.close()
         await shared.authority.close()
         await shared.hub.close()
+
+    def node_ended(self, node: str) -> None:
+        """Hear for certain that another node has ended."""
+        shared = self._shared
+        if shared is not None:
+            shared.tasks.start(shared.presence.node_ended(node), "let a node's members leave")
 
     def _health(self) -> Health:
         return Health(False, "not started") if self._shared is None else self.broker.health()

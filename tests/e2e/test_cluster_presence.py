@@ -25,7 +25,7 @@ NODES: Final = 3
 MEMBERS: Final = 60
 """Three hundred are in ``tests/soak``, and ten thousand joins."""
 LEASE_S: Final = 3.0
-LIMITS: Final[dict[str, Any]] = {"presence_ttl_s": LEASE_S, "node_ttl_s": 2.0, "leave_debounce_s": 0.2}
+LIMITS: Final[dict[str, Any]] = {"node_ttl_s": LEASE_S, "leave_debounce_s": 0.2}
 
 
 class Tab:

@@ -10,13 +10,14 @@ import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from everywire.client.client import Client
 from everywire.client.reader import subscribe
 from tests.cli.commands import everywire, running
 from tests.client.certificates import make_certificate
@@ -115,6 +116,35 @@ async def test_a_killed_worker_is_replaced_and_its_readers_miss_nothing() -> Non
             assert (await cluster.get("/livez")).status_code == 200
         await until(lambda: victim in {line["worker"] for line in cluster.log("open")[before:]})
         assert await cluster.end() == 0
+
+
+async def test_members_of_a_killed_worker_are_gone_at_once() -> None:
+    for_ever = {"EVERYWIRE_LIMITS__NODE_TTL_S": "600", "EVERYWIRE_LIMITS__PRESENCE_TTL_S": "600"}
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(workers(3, **for_ever))
+
+        async def present() -> set[str]:
+            answer = await cluster.get("/channels/room/presence")
+            return {row["client"] for row in answer.json()["members"]}
+
+        async def come(count: int) -> list[Client]:
+            clients = [Client(cluster.url, transports=["websocket"]) for _ in range(count)]
+            for client in clients:
+                stack.push_async_callback(client.close)
+                await client.connect()
+                await client.channel("room").subscribe()
+            return clients
+
+        clients = await come(9)
+        async with asyncio.timeout(DEADLINE_S):
+            while await present() != {client.client_id for client in clients}:
+                await asyncio.sleep(0.05)
+            on = [line["worker"] for line in cluster.log("open") if "connection" in line["path"]]
+            cluster.kill(max(set(on), key=on.count))
+            before = {client.client_id for client in clients}
+            # Those who were cut come back as other clients.
+            while (here := {client.client_id for client in clients}) == before or await present() != here:
+                await asyncio.sleep(0.05)
 
 
 def connect_and_ask(port: int) -> str:

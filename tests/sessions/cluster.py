@@ -68,7 +68,7 @@ class Node:
         self.broker = cluster.store.node(name)
         self.hub = Hub(self.broker, cluster.scheduler, limits=cluster.limits, settings=cluster.settings)
         self.registry = Registry(self.hub, forget=forget)
-        self.presence = Presence(self.hub, hooks)
+        self.presence = Presence(self.hub, hooks, self.registry.nodes)
 
     async def start(self) -> None:
         await self.hub.start()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pytest
 
 from everywire.brokers.base import Lease
 from everywire.core.errors import BrokerError
 from everywire.sessions.listing import Listing
+from everywire.sessions.membership import held
 
 
 class SlowLeases:
@@ -37,12 +38,19 @@ class Bench:
         self.unwritten: dict[str, bytes | None] = {}
         self.sure: dict[str, bytes] = {}
         self.lists: list[dict[str, bytes]] = []
+        self.dead: list[str] = []
+        self.asked_of: list[list[str]] = []
         self.listing = Listing(
             self.leases,
+            self.ended,
             lambda channel: self.unwritten,
             lambda channel: self.sure,
             lambda channel, found: self.lists.append(dict(found)),
         )
+
+    async def ended(self, names: Collection[str]) -> list[str]:
+        self.asked_of.append(sorted(names))
+        return self.dead
 
     def ask(self) -> asyncio.Task[Mapping[str, bytes]]:
         return asyncio.ensure_future(self.listing.read("room"))
@@ -136,3 +144,18 @@ async def test_who_gives_up_takes_the_reading_from_nobody() -> None:
     with pytest.raises(asyncio.CancelledError):
         await forgotten
     assert not bench.listing._readings
+
+
+async def test_members_of_nodes_that_ended_are_none() -> None:
+    bench = Bench()
+    bench.dead = ["two"]
+    task = bench.ask()
+    await turns()
+    leases = {
+        "ann": held("one", b'{"client":"ann"}'),
+        "ben": held("two", b'{"client":"ben"}'),
+        "col": b'{"client":"col","conn_info":\n1}',
+    }
+    bench.leases.asked[0].set_result(leases)
+    assert await task == {"ann": b'{"client":"ann"}', "col": b'{"client":"col","conn_info":\n1}'}
+    assert bench.asked_of == [["one", "two"]]

@@ -252,6 +252,7 @@ async def _serve(
             _tell(server.addresses, settings, feed)
         else:
             wire.operations.gather = worker.gather
+            worker.node_ended = wire.node_ended
             worker.ready(wire.operations.figures.all)
 
     def draining() -> None:

@@ -183,7 +183,7 @@ class Limits:
     max_presence_tells_per_s: int = 20_000
     """Joins and leaves times listeners, per channel and node; beyond it, that there were some."""
     node_ttl_s: float = 15.0
-    """A node of which nothing was heard for so long is gone."""
+    """A node of which nothing was heard for so long is gone, and with it who is connected to it."""
     node_answer_timeout_s: float = 2.0
     """For another node to answer."""
     relay_connect_timeout_s: float = 2.0

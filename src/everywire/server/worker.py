@@ -65,6 +65,8 @@ class Worker:
         """Set when it is time to leave."""
         self.is_orphan = False
         """Whether the parent is gone."""
+        self.node_ended: Callable[[str], object] = lambda node: None
+        """Called with the node of another worker that died."""
         self._limits = limits
         self._link: Link | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -170,6 +172,8 @@ class Worker:
                 answer = self._sums.get(message.id)
                 if answer is not None and not answer.done():
                     answer.set_result(message.figures)
+            elif message.kind == "ended":
+                self.node_ended(message.text)
         self.is_orphan = True
         self.stop.set()
 

@@ -13,6 +13,7 @@ and what it has counted.
 | worker | ``sum`` | it wants the sum over all workers; with its own figures |
 | parent | ``tell`` | it wants the worker's figures |
 | parent | ``sum`` | the answer |
+| parent | ``ended`` | a worker died, whose node was ``text`` |
 """
 
 from __future__ import annotations

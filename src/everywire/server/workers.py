@@ -337,6 +337,9 @@ class Workers:
             status=status,
             **({"reason": process.refusal} if process.refusal else {}),
         )
+        if not is_well:
+            for other in self._processes.values():
+                other.send(Message("ended", text=process.node))
         self._lost(slot, process)
 
     def _lost(self, slot: _Slot, process: WorkerProcess) -> None:

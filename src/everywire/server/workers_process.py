@@ -35,6 +35,7 @@ class WorkerProcess:
         """Of this process alone, of all that a parent ever started."""
         self.number = assignment.number
         """The worker that it is; a replacement has the same."""
+        self.node = assignment.node
         self.advertise = assignment.advertise
         self.process = process
         self.began_s = asyncio.get_running_loop().time()

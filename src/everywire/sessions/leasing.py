@@ -4,7 +4,8 @@ One task writes everything, so what happens to a member reaches the store in its
 twice before it is written is written once. Only what is written is told to other nodes: whoever hears of a
 member finds its lease. What the store does not take is tried again a second later.
 
-An open connection's lease lasts `Limits.presence_ttl_s` and is renewed by this node at every third of it,
+An open connection's lease names this node, whose own lease it hangs on (if this node holds one), lasts
+`Limits.presence_ttl_s`, and is renewed by this node at every third of it,
 only so many per second, so that a crowd which came at once spreads out. A polling client's lease outlives
 its last sign of life by that time; signs of life that a written lease covers already write nothing.
 """
@@ -22,7 +23,8 @@ from msgspec import Raw
 from everywire.brokers.base import Lease
 from everywire.core.errors import BrokerBusy, EverywireError
 from everywire.hub.hub import Hub
-from everywire.sessions.membership import PRESENCE, VERSION, Changes, Membership, encode_changes
+from everywire.sessions.membership import PRESENCE, VERSION, Changes, Membership, encode_changes, held
+from everywire.sessions.nodes import Nodes
 
 __all__ = ["Leasing"]
 
@@ -41,6 +43,8 @@ class Move(NamedTuple):
     ttl_s: float
     is_told: bool
     """Whether other nodes must hear of it; renewals are nobody's business."""
+    is_open: bool = False
+    """Whether it ends with this node."""
 
 
 Moves: TypeAlias = dict[str, dict[str, Move]]
@@ -50,8 +54,9 @@ Moves: TypeAlias = dict[str, dict[str, Move]]
 class Leasing:
     """The writer; see the module."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, nodes: Nodes) -> None:
         self._hub = hub
+        self._nodes = nodes
         self._broker = hub.broker
         self._limits = hub.limits
         self._moves: Moves = {}
@@ -97,7 +102,7 @@ class Leasing:
             self._renewals[member] = now_s + self._limits.presence_ttl_s / 3
             self._renewals.move_to_end(member)
         member.ends_s = now_s + ttl_s
-        self._move(member.channel, member.client, Move(member.value, ttl_s, is_told))
+        self._move(member.channel, member.client, Move(member.value, ttl_s, is_told, member.is_open))
 
     def release(self, member: Membership) -> None:
         """Renew a member's lease no more."""
@@ -205,8 +210,11 @@ class Leasing:
     async def _write(self) -> None:
         """Write one batch, then tell of it."""
         batch = self._writing = self._take()
+        node = self._nodes.own if self._nodes.is_found else ""
         puts = [
-            Lease(channel, client, one.value, one.ttl_s) for channel, client, one in _each(batch) if one.ttl_s
+            Lease(channel, client, held(node, one.value) if one.is_open and node else one.value, one.ttl_s)
+            for channel, client, one in _each(batch)
+            if one.ttl_s
         ]
         drops = [(channel, client) for channel, client, one in _each(batch) if not one.ttl_s]
         self._drops -= len(drops)

@@ -3,17 +3,24 @@
 A list is as of the moment it is handed over: what this node did or heard while the leases were on their
 way is applied to it, so no list contradicts a join or leave that was told before it. A channel's
 leases are read once at a time; who asks meanwhile gets the next reading, which begins after the question.
+
+Leases of open connections count as long as their node is there (`everywire.sessions.nodes.Nodes.ended`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Final
 
 from everywire.brokers.base import Leases
 from everywire.core.errors import BrokerError, EverywireError
+from everywire.sessions.membership import holder
 
 __all__ = ["Listing"]
+
+_MAX_SLICE: Final = 2_000
+"""Leases looked at before others have their turn: about a millisecond."""
 
 
 class Reading:
@@ -43,6 +50,7 @@ class Listing:
 
     Args:
         leases: where they are.
+        ended: returns which of some nodes have ended.
         unwritten: members whose last move is still on its way to the leases; None stands for who is gone.
         sure: members that are here whatever the leases say.
         read: is called with every list in the very moment when it is known.
@@ -51,11 +59,13 @@ class Listing:
     def __init__(
         self,
         leases: Leases,
+        ended: Callable[[Collection[str]], Awaitable[Collection[str]]],
         unwritten: Callable[[str], Mapping[str, bytes | None]],
         sure: Callable[[str], Mapping[str, bytes]],
         read: Callable[[str, Mapping[str, bytes]], object],
     ) -> None:
         self._leases = leases
+        self._ended = ended
         self._unwritten = unwritten
         self._sure = sure
         self._on_read = read
@@ -103,7 +113,7 @@ class Listing:
             await asyncio.wait([before])
         reading.moves = dict(self._unwritten(channel))
         try:
-            found = dict(await self._leases.members(channel))
+            found = await self._living(channel)
             for client, value in reading.moves.items():
                 _apply(found, client, value)
             found.update(self._sure(channel))
@@ -114,6 +124,21 @@ class Listing:
         finally:
             if not reading.askers:
                 self._drop(channel, reading)
+
+    async def _living(self, channel: str) -> dict[str, bytes]:
+        """Return the members whose lease and whose node has not run out."""
+        found: dict[str, bytes] = {}
+        by_node: dict[str, list[str]] = {}
+        for number, (client, lease) in enumerate((await self._leases.members(channel)).items(), 1):
+            if not number % _MAX_SLICE:
+                await asyncio.sleep(0)
+            node, found[client] = holder(lease)
+            if node:
+                by_node.setdefault(node, []).append(client)
+        for node in await self._ended(by_node):
+            for client in by_node[node]:
+                del found[client]
+        return found
 
     def _drop(self, channel: str, reading: Reading) -> None:
         readings = self._readings.get(channel, [])

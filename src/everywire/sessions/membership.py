@@ -1,7 +1,10 @@
 """What presence keeps of a member, and what nodes tell one another of members.
 
-A member's lease and what travels about it are the same text: its `ClientInfo` as JSON, made once. On the
-control topic ``presence`` goes one object for many changes::
+A member's lease and what travels about it are the same text: its `ClientInfo` as JSON, made once. The lease
+of an open connection has the name of its node and a line's end before it, and is worth nothing when the
+node's own lease has run out.
+
+On the control topic ``presence`` goes one object for many changes::
 
     {"v": 1, "entered": [[channel, info], …], "gone": [[channel, info], …],
      "update": [[channel, client, state], …]}
@@ -30,6 +33,8 @@ __all__ = [
     "decode_info",
     "encode_changes",
     "encode_info",
+    "held",
+    "holder",
     "user_of",
     "with_state",
 ]
@@ -107,6 +112,17 @@ def decode_info(value: bytes) -> ClientInfo:
         return _decode_info(value)
     except (msgspec.MsgspecError, RecursionError):
         return ClientInfo()
+
+
+def held(node: str, value: bytes) -> bytes:
+    """Return the lease of a member that is one as long as a node is there."""
+    return b"%s\n%s" % (node.encode(), value)
+
+
+def holder(lease: bytes) -> tuple[str, bytes]:
+    """Return the node that a lease ends with, empty for a polling client's, and the member's info as text."""
+    node, end, value = lease.partition(b"\n")
+    return ("", lease) if not end or node.startswith(b"{") else (node.decode(errors="replace"), value)
 
 
 def user_of(value: bytes) -> str:

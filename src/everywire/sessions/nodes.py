@@ -2,13 +2,18 @@
 
 Each node holds a lease among the broker's leases and renews it every third of `Limits.node_ttl_s`, so a
 node that was killed is no longer asked after that time. What did not answer in time is told, never hidden.
+
+What hangs on a node (its members in channels) hangs on its lease, too: `Nodes.ended`. A lease that is missed
+after the store was away tells nothing, since its node could not renew it either; so nobody is held for
+ended in the first `Limits.node_ttl_s` after this node's own renewals went wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 from everywire.core import codes
@@ -23,6 +28,9 @@ GROUP: Final = "/nodes"
 _MAX_ASKED: Final = 64
 """Nodes asked at the same time."""
 _RETRY_S: Final = 1.0
+_FRESH_S: Final = 0.5
+"""What was read of the leases so long ago is good enough; and so long one is missed before that counts."""
+_MAX_MISSED: Final = 10_000
 _log = logging.getLogger("everywire.sessions")
 
 
@@ -43,6 +51,11 @@ class Nodes:
         self._is_due = asyncio.Event()
         self._deadline: Slot | None = None
         self._task: asyncio.Task[None] | None = None
+        self._living: frozenset[str] = frozenset()
+        self._read_s = self._failed_s = -math.inf
+        self._lost_s = 0.0
+        self._missed: dict[str, float] = {}
+        """Nodes without a lease, and since when that is known."""
         self.value = b"{}"
         """What this node's lease tells the others: a JSON object; to be set before `start`."""
 
@@ -50,6 +63,11 @@ class Nodes:
     def own(self) -> str:
         """This node's name."""
         return self._broker.node
+
+    @property
+    def is_found(self) -> bool:
+        """Whether this node holds a lease, or means to."""
+        return self._task is not None
 
     async def start(self) -> None:
         """Be found by the others from now on."""
@@ -89,6 +107,7 @@ class Nodes:
                 await self._put()
             except EverywireError as error:
                 _log.warning("this node's lease was not renewed: %s", error)
+                self._failed_s = self._hub.time()
                 self._wait(_RETRY_S)
 
     async def names(self) -> list[str]:
@@ -98,6 +117,36 @@ class Nodes:
     async def values(self) -> Mapping[str, bytes]:
         """Return what the leases of the nodes tell, this one's included."""
         return await self._broker.leases.members(GROUP)
+
+    async def ended(self, names: Collection[str]) -> list[str]:
+        """Return which of some nodes have ended for all that is known. Raises `BrokerError`."""
+        others = [name for name in names if name != self.own]
+        if not others:
+            return []
+        now_s = self._hub.time()
+        if self._hub.deadlines.lost_s > self._lost_s:  # this whole machine may have been asleep
+            self._lost_s, self._failed_s = self._hub.deadlines.lost_s, now_s
+        is_fresh = now_s - self._read_s < _FRESH_S
+        if not is_fresh or any(name not in self._living and name not in self._missed for name in others):
+            self._living = frozenset(await self._broker.leases.members(GROUP))
+            self._read_s = now_s
+            found = {name: since_s for name, since_s in self._missed.items() if name not in self._living}
+            self._missed = found if len(found) <= _MAX_MISSED else {}
+        for name in others:
+            if name not in self._living:
+                self._missed.setdefault(name, now_s)
+        if now_s - self._failed_s < self._limits.node_ttl_s:
+            return []
+        return [name for name in others if now_s - self._missed.get(name, now_s) >= _FRESH_S]
+
+    async def end(self, name: str) -> None:
+        """Hear for certain that a node has ended, and let its lease end, too."""
+        self._missed[name] = -math.inf
+        self._living -= {name}
+        try:
+            await self._broker.leases.drop(GROUP, name)
+        except EverywireError as error:
+            _log.warning("the lease of node %s, which has ended, was left to run out: %s", name, error)
 
     async def ask(self, node: str, topic: str, payload: bytes) -> bytes:
         """Ask one node; raise an error with code 102 when there is no such node, `BrokerError` when it

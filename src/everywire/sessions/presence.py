@@ -4,9 +4,10 @@ A member is a client (a session by its client id, a plain reader of a known user
 channel, with its user and what others see of it. Plain readers that are nobody are no members; those that
 are connected are counted by `Hub.subscribers`.
 
-* Each member holds a lease among the broker's leases, so a node that was killed leaves no ghosts behind
-  (`everywire.sessions.leasing`). An open connection is a member from `Presence.enter` to `Presence.leave`;
-  a polling client is one for `Limits.presence_ttl_s` after each sign of life (`Presence.touch`).
+* Each member holds a lease among the broker's leases (`everywire.sessions.leasing`). An open connection is
+  a member from `Presence.enter` to `Presence.leave`, and its lease hangs on that of its node, so a node
+  that was killed leaves no ghosts behind; a polling client, which may go on elsewhere, is one for
+  `Limits.presence_ttl_s` after each sign of life (`Presence.touch`).
 * The list (`Presence.members`) is the leases and what this node knows better: who left here is off it at
   once.
 * Joins and leaves are told to listeners of every node by that node's own roster of the channel
@@ -92,18 +93,25 @@ class Place:
 
 
 class Presence:
-    """The members of all channels; see the module. All calls from the hub's event loop."""
+    """The members of all channels; see the module. All calls from the hub's event loop.
 
-    def __init__(self, hub: Hub, hooks: Hooks | None = None) -> None:
+    ``nodes`` is this node among the others, started and closed by its owner; without one, open connections
+    are members by their own leases alone."""
+
+    def __init__(self, hub: Hub, hooks: Hooks | None = None, nodes: Nodes | None = None) -> None:
         self._hub = hub
         self._ttl_s = hub.limits.presence_ttl_s
         self._places: dict[str, Place] = {}
-        self._leasing = Leasing(hub)
+        self._nodes = nodes or Nodes(hub)
+        self._leasing = Leasing(hub, self._nodes)
         self._rosters = Rosters(hub, self._read)
         self._listing = Listing(
-            hub.broker.leases, self._leasing.unwritten, self._open_members, self._rosters.compare
+            hub.broker.leases,
+            self._nodes.ended,
+            self._leasing.unwritten,
+            self._open_members,
+            self._rosters.compare,
         )
-        self._nodes = Nodes(hub)
         self._occupancy = Occupancy(hooks or Hooks(), self._nodes, hub.limits)
         self._is_closed = True
         self._advanced_s = 0.0
@@ -134,6 +142,11 @@ class Presence:
                     self.leave(channel, client)
         self._is_closed = True
         await self._leasing.close()
+
+    async def node_ended(self, node: str) -> None:
+        """Hear for certain that another node has ended, and need not wait for its lease to run out."""
+        await self._nodes.end(node)
+        self._rosters.compare_soon()
 
     @staticmethod
     def _advance(self: Presence) -> None:

@@ -130,6 +130,11 @@ class Rosters:
             roster.compare(members, self._hub.time())
             self._busy[roster] = None
 
+    def compare_soon(self) -> None:
+        """Have all rosters compared with the leases, as soon as that can be done."""
+        for channel in self._rosters:
+            self._ask(channel)
+
     def listed(self, channel: str) -> None:
         """Hear that somebody is given a channel's list."""
         roster = self._rosters.get(channel)
