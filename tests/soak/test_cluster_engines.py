@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.cluster import cluster
 from tests.e2e.crowd import WIRES, crowd
 from tests.e2e.test_cluster import CHANNEL, WORKERS, Alone, many_publishers, through_each, under_fire
+from tests.e2e.test_cluster_authority import one_word_for_all
 from tests.e2e.test_cluster_presence import LEASE_S, come_and_go, lose_a_node
 from tests.engines import nats_server, redis_server
 
@@ -38,6 +39,10 @@ async def test_whoever_is_killed_nothing_is_lost_doubled_or_out_of_order(broker:
 
 async def test_members_of_a_killed_node_leave_once(broker: str) -> None:
     assert await lose_a_node(300, broker) <= LEASE_S + 1.0
+
+
+async def test_one_word_for_all(broker: str) -> None:
+    await one_word_for_all(broker)
 
 
 async def test_after_many_joins_and_leaves_the_list_is_the_truth(broker: str) -> None:

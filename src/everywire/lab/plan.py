@@ -116,6 +116,8 @@ def scenarios(quick: bool = False) -> tuple[Scenario, ...]:
         Scenario(name="window", wire="websocket", subjects=windows, rate_s=steady, saturate_s=closed),
         Scenario(name="workers", wire="websocket", subjects=workers, publishers=10, idle_s=1.0,
                  rate_s=steady, saturate_s=closed, burst_s=closed),
+        Scenario(name="workers-crowd", wire="websocket", subjects=workers, readers=10_000, rate=2.0,
+                 rate_s=steady * 2),
         Scenario(name="idle-websocket", wire="websocket", subjects=(beating,), readers=10_000,
                  idle_s=idle_s),
         Scenario(name="idle-sse", wire="sse", subjects=(beating,), readers=10_000, idle_s=idle_s),
@@ -204,6 +206,7 @@ FIGURES: tuple[Figure, ...] = (
             "saturate"),
     *(_growth(f"two workers, {name}, of one", "workers", "workers 1", "workers 2", phase)
       for name, phase in (("steady", "rate"), ("saturated", "saturate"), ("bursts of ten", "burst"))),
+    _growth("two workers, 10,000 readers, of one", "workers-crowd", "workers 1", "workers 2", "rate"),
     _alone("memory per idle WebSocket reader", Cell("websocket", "everywire", "idle", MEMORY), "B", 4096.0,
            2560.0),
     _alone("memory per idle SSE reader", Cell("sse", "everywire", "idle", MEMORY), "B", 4096.0, 2560.0),
