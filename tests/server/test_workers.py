@@ -139,7 +139,9 @@ async def test_members_of_a_killed_worker_are_gone_at_once() -> None:
         async with asyncio.timeout(DEADLINE_S):
             while await present() != {client.client_id for client in clients}:
                 await asyncio.sleep(0.05)
-            on = [line["worker"] for line in cluster.log("open") if "connection" in line["path"]]
+            at = "/connection/websocket"
+            await until(lambda: len([line for line in cluster.log("open") if line["path"] == at]) == 9)
+            on = [line["worker"] for line in cluster.log("open") if line["path"] == at]
             cluster.kill(max(set(on), key=on.count))
             before = {client.client_id for client in clients}
             # Those who were cut come back as other clients.
