@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -296,6 +297,34 @@ async def test_a_buffer_keeps_what_is_published_while_the_server_is_away(server:
         expected = [b"first", *(b"%d" % number for number in range(50))]
         await until(lambda: there.data() == expected)
         assert one.broker.statistics()["buffered"]
+
+
+async def test_hints_that_overtake_an_answer_are_no_reason_to_doubt_the_store(
+    server: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(url(server)) as (one, two):
+        there = await one.read()
+        await two.publish(b"0")
+        await until(lambda: there.data() == [b"0"])
+        log = one.broker.log
+        insist = log._insist
+
+        async def answer_late(lane: Any, command: Any) -> Any:
+            answer = await insist(lane, command)
+            monkeypatch.undo()
+            await two.publish(b"1")
+            await until(lambda: there.data() == [b"0", b"1"])
+            return answer
+
+        monkeypatch.setattr(log, "_insist", answer_late)
+        found: list[Any] = []
+        log.heads(["a"], found.append)
+        await until(lambda: bool(found))
+        assert found[0]["a"].last == 1
+        assert one.broker._registry.is_verified, "hints would count for nothing until it was compared again"
+        await two.publish(b"2")
+        await until(lambda: there.data() == [b"0", b"1", b"2"])
+        assert one.broker.statistics()["hints_lost"] == 0
 
 
 async def test_unfinished_appends_are_bounded(server: Engine) -> None:

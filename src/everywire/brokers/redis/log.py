@@ -220,6 +220,8 @@ class RedisLog:
         self._start(heads, done)
 
     async def _heads(self, channels: Sequence[str]) -> Mapping[str, Head]:
+        # Before the question: hints overtake the answer.
+        seen = self._registry.marks.offsets(channels)
         parts = list(self._parts([self._lanes.lane(channel) for channel in channels]))
         answers = await asyncio.gather(
             *(self._insist(part[0], partial(self._ask_heads, part)) for part in parts)
@@ -232,8 +234,8 @@ class RedisLog:
         if len(found) < len(channels):
             absent = await self._absent()
             found.update((channel, absent) for channel in channels if channel not in found)
-        for channel, head in found.items():
-            if self._registry.marks.is_beyond(channel, head.epoch, head.last):
+        for channel, (epoch, offset) in seen.items():
+            if found[channel].epoch == epoch and found[channel].last < offset:
                 self._registry.suspect(channel)
         return found
 

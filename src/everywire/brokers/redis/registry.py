@@ -24,7 +24,7 @@ import hashlib
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from everywire.brokers.redis.address import Names
@@ -74,10 +74,10 @@ class Marks:
             self._marks.popitem(last=False)
         return True
 
-    def is_beyond(self, channel: str, epoch: str, last: int) -> bool:
-        """Say whether a channel that stands at ``last`` was seen further on."""
-        known = self._marks.get(channel)
-        return known is not None and known[0] == epoch and known[1] > last
+    def offsets(self, channels: Iterable[str]) -> Mapping[str, tuple[str, int]]:
+        """Return how far channels were seen so far: their epoch and offset."""
+        marks = self._marks
+        return {channel: marks[channel][:2] for channel in channels if channel in marks}
 
     def all(self, only: set[str] | None) -> list[tuple[str, Mark]]:
         """Return all marks, or those of some channels."""
@@ -121,6 +121,7 @@ class Registry:
         self._suspects: set[str] = set()
         """Channels that seem to stand lower than they were seen; an empty name is for all of them."""
         self._verifying: asyncio.Task[None] | None = None
+        self._is_shaken = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -129,8 +130,10 @@ class Registry:
         return self._verified == self._servers.generation and not self._suspects
 
     def suspect(self, channel: str = "") -> None:
-        """Compare a channel, or everything, again before anything else is done."""
+        """Compare a channel, or everything, again before anything else is done, and soon: until then no hint
+        counts."""
         self._suspects.add(channel)
+        self._is_shaken.set()
 
     async def ask(self, slot: int, command: Callable[[], Sequence[Argument]]) -> Reply:
         """Ask what may be asked only of a store that was compared."""
@@ -224,19 +227,13 @@ class Registry:
     def start(self) -> None:
         """Begin to compare whenever a link was lost, and not only when somebody needs it: others may already
         write to a server that is there again."""
-        is_shaken = asyncio.Event()
+        self._servers.shaken = self.suspect
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="keep to Redis")
 
-        def shaken() -> None:
-            self.suspect()
-            is_shaken.set()
-
-        self._servers.shaken = shaken
-        self._keeper = asyncio.get_running_loop().create_task(self._keep(is_shaken), name="keep to Redis")
-
-    async def _keep(self, is_shaken: asyncio.Event) -> None:
+    async def _keep(self) -> None:
         while True:
-            await is_shaken.wait()
-            is_shaken.clear()
+            await self._is_shaken.wait()
+            self._is_shaken.clear()
             try:
                 await self._servers.link(self._slot)
                 await self.verify()
@@ -244,7 +241,7 @@ class Registry:
             except BrokerError as error:
                 _log.debug("comparing waits: %s", error.sentence)
                 await asyncio.sleep(_RETRY_S)
-                is_shaken.set()
+                self._is_shaken.set()
 
     async def close(self) -> None:
         """Stop comparing."""
