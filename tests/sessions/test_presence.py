@@ -292,9 +292,6 @@ async def test_members_of_a_killed_node_are_gone_when_its_lease_runs_out() -> No
         await cluster.pass_time(9)
         assert len(await cluster.listed("a")) == 301, "it may be only slow"
         await cluster.pass_time(7)
-        for name in "ab":
-            await cluster.listed(name)  # the first who misses a lease looks twice
-        await cluster.pass_time(1)
         assert len(await cluster.listed("a")) == len(await cluster.listed("b")) == 201
         await cluster.pass_time(5 + cluster.limits.leave_debounce_s + 1)
         assert set(listener.present) == await cluster.listed("b")
@@ -311,8 +308,6 @@ async def test_members_of_a_node_that_is_known_to_have_ended_leave_at_once() -> 
         cluster.kill("c")
         await cluster.wait(cluster["a"].presence.node_ended("c"))
         assert await cluster.listed("a") == {"a", "b"}
-        await cluster.pass_time(1)
-        await cluster.listed("b")
         await cluster.pass_time(1)
         assert await cluster.listed("b") == {"a", "b"}, "the lease was dropped for all"
         await cluster.pass_time(cluster.limits.leave_debounce_s)

@@ -29,8 +29,8 @@ _MAX_ASKED: Final = 64
 """Nodes asked at the same time."""
 _RETRY_S: Final = 1.0
 _FRESH_S: Final = 0.5
-"""What was read of the leases so long ago is good enough; and so long one is missed before that counts."""
-_MAX_MISSED: Final = 10_000
+"""What was read of the leases so long ago is good enough."""
+_MAX_REMEMBERED: Final = 10_000
 _log = logging.getLogger("everywire.sessions")
 
 
@@ -54,8 +54,10 @@ class Nodes:
         self._living: frozenset[str] = frozenset()
         self._read_s = self._failed_s = -math.inf
         self._lost_s = 0.0
-        self._missed: dict[str, float] = {}
-        """Nodes without a lease, and since when that is known."""
+        self._missed: set[str] = set()
+        """Nodes that were asked about and had no lease."""
+        self._dead: set[str] = set()
+        """Nodes that have ended for certain."""
         self.value = b"{}"
         """What this node's lease tells the others: a JSON object; to be set before `start`."""
 
@@ -128,20 +130,19 @@ class Nodes:
             self._lost_s, self._failed_s = self._hub.deadlines.lost_s, now_s
         is_fresh = now_s - self._read_s < _FRESH_S
         if not is_fresh or any(name not in self._living and name not in self._missed for name in others):
-            self._living = frozenset(await self._broker.leases.members(GROUP))
+            self._living = frozenset(await self._broker.leases.members(GROUP)) - self._dead
             self._read_s = now_s
-            found = {name: since_s for name, since_s in self._missed.items() if name not in self._living}
-            self._missed = found if len(found) <= _MAX_MISSED else {}
-        for name in others:
-            if name not in self._living:
-                self._missed.setdefault(name, now_s)
+            self._missed = {name for name in others if name not in self._living}
+        gone = [name for name in others if name not in self._living]
         if now_s - self._failed_s < self._limits.node_ttl_s:
-            return []
-        return [name for name in others if now_s - self._missed.get(name, now_s) >= _FRESH_S]
+            return [name for name in gone if name in self._dead]
+        return gone
 
     async def end(self, name: str) -> None:
         """Hear for certain that a node has ended, and let its lease end, too."""
-        self._missed[name] = -math.inf
+        if len(self._dead) >= _MAX_REMEMBERED:
+            self._dead.clear()
+        self._dead.add(name)
         self._living -= {name}
         try:
             await self._broker.leases.drop(GROUP, name)
