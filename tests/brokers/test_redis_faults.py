@@ -167,7 +167,9 @@ async def test_a_restarted_server_that_lost_nothing_goes_on(tmp_path: Path) -> N
             assert (again.epoch, again.offset) == (first.epoch, first.offset + 11)
 
 
-async def test_a_server_that_lost_everything_begins_a_new_epoch(server: Engine) -> None:
+async def test_a_server_that_lost_everything_begins_a_new_epoch(
+    server: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     async with nodes(url(server)) as (one, two):
         there = await two.read()
         for number in range(5):
@@ -178,6 +180,9 @@ async def test_a_server_that_lost_everything_begins_a_new_epoch(server: Engine) 
         again = one.acknowledged[-1][0]
         assert again.epoch != first.epoch
         assert there.gaps() == ["reset"]
+        # The operator is told, too; once, whichever node was first.
+        assert sum(node.broker.statistics()["new_epochs"] for node in (one, two)) == 1
+        assert caplog.text.count("Redis has lost") == 1
 
 
 async def test_a_flushed_server_begins_a_new_epoch(server: Engine) -> None:

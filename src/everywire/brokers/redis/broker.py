@@ -118,13 +118,13 @@ class RedisBroker:
                 await self._registry.verify()
                 await self._bus.until_heard([self._own], self._patience_s)
         except (BrokerError, TimeoutError) as error:
-            _log.warning("Redis at %s is not there yet: %s", self.address.shown, error)
+            _log.warning("Redis at %s is not there yet: %s", self.address.shown, str(error) or "no answer")
         self._canary.start()
         try:
             async with asyncio.timeout(self._patience_s):
                 await self._is_ready.wait()
         except TimeoutError:
-            _log.warning("going on without Redis at %s until it is there", self.address.shown)
+            _log.warning("Redis at %s did not come so far; the link goes on trying", self.address.shown)
 
     async def close(self) -> None:
         """Disconnect; what is unfinished fails."""

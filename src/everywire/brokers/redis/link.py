@@ -84,7 +84,8 @@ class Link:
             raise Refused(f"Redis at {place[0]}:{place[1]} refuses the user or the password") from error
         except (RedisError, OSError, TimeoutError) as error:
             await connection.disconnect(nowait=True)
-            raise BrokerError(f"Redis at {place[0]}:{place[1]} is away: {error or 'no answer'}") from error
+            reason = str(error) or "no answer"
+            raise BrokerError(f"Redis at {place[0]}:{place[1]} is away: {reason}") from error
         except BaseException:
             await connection.disconnect(nowait=True)
             raise

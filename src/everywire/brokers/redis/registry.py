@@ -120,14 +120,16 @@ class Registry:
         self._newest = ""
         self._suspects: set[str] = set()
         """Channels that seem to stand lower than they were seen; an empty name is for all of them."""
+        self._is_comparing = False
         self._verifying: asyncio.Task[None] | None = None
         self._is_shaken = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
     @property
     def is_verified(self) -> bool:
-        """Whether the store was compared since the last link was opened."""
-        return self._verified == self._servers.generation and not self._suspects
+        """Whether the store was compared since the last link was opened, and nothing is doubted."""
+        is_compared = self._verified == self._servers.generation and not self._is_comparing
+        return is_compared and not self._suspects
 
     def suspect(self, channel: str = "") -> None:
         """Compare a channel, or everything, again before anything else is done, and soon: until then no hint
@@ -164,6 +166,7 @@ class Registry:
         generation = self._servers.generation
         suspects, self._suspects = self._suspects, set()
         only = None if generation != self._verified or "" in suspects else suspects
+        self._is_comparing = True
         try:
             wait_s = await self._enter()
             above = self._newest if _is_newer(self._newest, self.epoch) else ""
@@ -178,6 +181,8 @@ class Registry:
         except BaseException:
             self._suspects.add("")
             raise
+        finally:
+            self._is_comparing = False
         if wait_s:
             await asyncio.sleep(wait_s)
             await self.where()  # another node may have found what this one did not know
@@ -186,10 +191,12 @@ class Registry:
     async def _enter(self) -> float:
         runs = [link.run for link in self._servers.links]
         names = self._names
-        found = await self._ask(
-            ENTER.sha, 2, names.store, names.runs, secrets.token_urlsafe(6), _HOLD_MS, *runs
-        )
+        random, known = secrets.token_urlsafe(6), self._newest
+        found = await self._ask(ENTER.sha, 2, names.store, names.runs, random, _HOLD_MS, *runs)
         self._know(found)
+        if known and self.epoch.endswith(f"-{random}"):  # there was none, and this node has made one
+            self.renewed += 1
+            _log.warning("Redis has lost everything: its channels begin a new epoch")
         return max(0.0, int(found[2]) / 1000)
 
     async def _is_behind(self, only: set[str] | None) -> bool:
@@ -241,6 +248,11 @@ class Registry:
             except BrokerError as error:
                 _log.debug("comparing waits: %s", error.sentence)
                 await asyncio.sleep(_RETRY_S)
+                self._is_shaken.set()
+            except Exception:
+                # The top of a task, which must not end: the store may hold anything, and be put right.
+                _log.exception("Redis could not be compared with what was seen of it")
+                await asyncio.sleep(_PROBE_S)
                 self._is_shaken.set()
 
     async def close(self) -> None:
