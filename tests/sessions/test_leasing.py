@@ -210,3 +210,25 @@ async def test_what_happens_while_a_write_fails_counts_more() -> None:
         assert await cluster.listed("b") == {"c2"}
         found = (await cluster["b"].presence.members("room")).clients["c2"]
         assert bytes(found.chan_info) == b"2"  # type: ignore[arg-type]
+
+
+async def test_a_node_that_cannot_renew_its_lease_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with Cluster(limits=Limits(node_ttl_s=3)) as cluster:
+        cluster["a"].presence.enter("room", "c1", info("c1"))
+        leases = cluster["a"].broker.leases
+        put, tries = leases.put, 0
+
+        async def refuse(*_: object) -> None:
+            nonlocal tries
+            tries += 1
+            raise BrokerError("the store is away")
+
+        for again in (1, 2):
+            leases.put = refuse  # type: ignore[method-assign]
+            await cluster.pass_time(10)
+            assert caplog.text.count("was not renewed: the store is away") == again
+            leases.put = put  # type: ignore[method-assign]
+            await cluster.pass_time(3)
+            assert caplog.text.count("is renewed again") == again
+        assert tries > 10

@@ -103,12 +103,23 @@ class Nodes:
         self._is_due.set()
 
     async def _renew(self) -> None:
+        is_told = False  # once for each time that the engine is away, which may be long
         while True:
             await self._is_due.wait()
             try:
                 await self._put()
+                if is_told:
+                    _log.info("this node's lease is renewed again")
+                is_told = False
             except EverywireError as error:
-                _log.warning("this node's lease was not renewed: %s", error)
+                if not is_told:
+                    _log.warning("this node's lease was not renewed: %s", error)
+                is_told = True
+                self._failed_s = self._hub.time()
+                self._wait(_RETRY_S)
+            except Exception:
+                # The top of a task, which must not end: the others would take this node for dead.
+                _log.exception("this node's lease was not renewed")
                 self._failed_s = self._hub.time()
                 self._wait(_RETRY_S)
 
