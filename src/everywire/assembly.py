@@ -62,6 +62,7 @@ _TICKET: Final = "/ticket"
 _API: Final = "/api/"
 _SOCKETIO: Final = "/socket.io"
 _RELAY_DIR: Final = "relay"
+_NOT_STARTED: Final = "this server is not started; an application has to run wire.lifespan()"
 _log = logging.getLogger("everywire")
 
 
@@ -290,7 +291,10 @@ class Assembly:
         elif path in self._pages:
             _serve_page(exchange, self._pages[path], admitted)
         elif not self.operations.serve(exchange):
-            refuse(exchange, RequestError("there is nothing here", code=codes.UNKNOWN_CHANNEL), admitted)
+            if self._shared is None:
+                refuse(exchange, EverywireError(_NOT_STARTED, code=codes.BUSY), admitted)
+            else:
+                refuse(exchange, RequestError("there is nothing here", code=codes.UNKNOWN_CHANNEL), admitted)
 
 
 def _options_of(settings: SocketSettings) -> EngineOptions:

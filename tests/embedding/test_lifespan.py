@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 
+from everywire import Everywire
 from everywire.asgi.application import AsgiApplication
 from everywire.core.errors import SettingsError
 from everywire.core.limits import Limits
@@ -37,6 +39,18 @@ async def told(error: Exception) -> list[dict[str, Any]]:
     except ValueError:
         sent.append({"type": "raised"})
     return sent
+
+
+async def test_an_application_whose_lifespan_was_forgotten_says_so() -> None:
+    wire = Everywire(dev=True, is_loopback=True)
+    transport = httpx.ASGITransport(app=wire.asgi)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        for path in ("/channels/news", "/connection/websocket", "/nothing"):
+            answer = await client.get(path)
+            assert answer.status_code == 503, path
+            assert "wire.lifespan()" in answer.json()["error"]["message"]
+            assert answer.headers["retry-after"]
+        assert (await client.get("/readyz")).text == "not started\n"
 
 
 async def test_what_an_operator_can_mend_is_told_without_a_traceback() -> None:
