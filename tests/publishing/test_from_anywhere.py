@@ -192,7 +192,8 @@ async def test_a_wrong_key_is_refused() -> None:
         ("", "no server runs in this process, and no address to publish to is known"),
         ("memory:", "a memory broker lives in its server's process"),
         ("localhost", "expected a URL to publish to"),
-        ("gopher://localhost", "expected a broker's address"),
+        ("gopher://localhost", "expected a URL to publish to"),
+        ("127.0.0.1:8000", "http:// or https:// of a server"),
         ("http://user:secret@localhost/", "expected http://HOST:PORT of a server"),
     ],
 )

@@ -93,7 +93,8 @@ class BrokerRoute:
         if isinstance(error, EverywireError):
             told = error
         elif isinstance(error, TimeoutError | OSError):
-            told = BrokerError("the broker cannot be reached")
+            detail = "" if broker is None else broker.health().detail
+            told = BrokerError(f"the broker cannot be reached{detail and f': {detail}'}")
         elif isinstance(error, asyncio.CancelledError):
             told = EverywireError("this process stops publishing", code=codes.NOT_AVAILABLE)
         else:

@@ -44,7 +44,6 @@ class Destination(NamedTuple):
 
     def check(self) -> Destination:
         """Return itself if it may be one; raise `SettingsError` if not."""
-        scheme, colon, _ = self.url.partition(":")
         if self.is_http:
             try:
                 Address.parse(self.url)
@@ -52,19 +51,20 @@ class Destination(NamedTuple):
                 raise SettingsError(
                     "expected http://HOST:PORT of a server, without user, query or fragment"
                 ) from None
-        elif scheme == "memory":
+            return self
+        from everywire.brokers.opening import SCHEMES, check_address
+
+        scheme, colon, _ = self.url.partition(":")
+        if scheme == "memory":
             raise SettingsError(
                 "a memory broker lives in its server's process: publish to http:// of the server"
             )
-        elif not colon:
+        if not colon or scheme.lower() not in SCHEMES:
             raise SettingsError(
                 "expected a URL to publish to: http:// or https:// of a server, or the address of its"
                 " broker, such as redis://, nats:// or sqlite:"
             )
-        else:
-            from everywire.brokers.opening import check_address
-
-            check_address(self.url)
+        check_address(self.url)
         return self
 
 

@@ -445,7 +445,8 @@ class Writer:
 
 def _late(parts: Parts) -> BrokerError:
     """Return the error of what was not acknowledged in time. It may have arrived all the same."""
-    return BrokerError(f"the broker did not answer in time {parts.link.reason}".rstrip())
+    reason = parts.link.reason
+    return BrokerError(f"the broker did not answer in time{reason and f': {reason}'}")
 
 
 def _publication(offset: int, draft: Draft, time_ms: int) -> Publication:
