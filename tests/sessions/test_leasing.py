@@ -225,7 +225,7 @@ async def test_a_node_that_cannot_renew_its_lease_says_so_once(caplog: pytest.Lo
             raise BrokerError("the store is away")
 
         for again in (1, 2):
-            leases.put = refuse  # type: ignore[method-assign]
+            leases.put = refuse  # type: ignore[method-assign,assignment]
             await cluster.pass_time(10)
             assert caplog.text.count("was not renewed: the store is away") == again
             leases.put = put  # type: ignore[method-assign]
