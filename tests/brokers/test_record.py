@@ -12,12 +12,13 @@ from everywire.core.errors import BrokerError
 from everywire.core.publication import Draft, Publication
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+events = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), max_size=20)
 
 
 @given(
     st.binary(max_size=100),
     texts,
-    st.none() | texts,
+    st.none() | events,
     st.none() | st.dictionaries(texts, texts, max_size=3),
     st.none() | st.binary(max_size=20),
     st.integers(0, 2**53 - 1),

@@ -116,7 +116,7 @@ class Cluster:
         for node, answer in answers.items():
             try:
                 found = _decode_channels(answer)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 _log.warning("what node %s answers is not understood: %s", node, error)
                 silent.append(node)
                 continue
@@ -132,7 +132,7 @@ class Cluster:
         for node, answer in answers.items():
             try:
                 nodes.append(_decode_info(answer).node)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 _log.warning("what node %s answers is not understood: %s", node, error)
                 silent.append(node)
         return NodesFound(sorted(nodes, key=lambda node: node.uid), sorted(silent))
@@ -140,7 +140,7 @@ class Cluster:
     async def _list_channels(self, payload: bytes, node: str) -> bytes:
         try:
             pattern = _compiled(_decode_pattern(payload).pattern)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"this question is not understood: {error}") from None
         most = self._shared.limits.max_listed_channels
         found: dict[str, int] = {}

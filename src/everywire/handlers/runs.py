@@ -141,7 +141,9 @@ class Writer:
         event, tags = None, None
         if isinstance(item, Produced):
             item, event, tags = item
-            if event is not None and (event in RESERVED_EVENTS or event == END or not event):
+            if event is not None and (
+                event in RESERVED_EVENTS or event == END or not event or not event.isprintable()
+            ):
                 raise BadRequest(f"a producer cannot use the event name {event!r}")
         if isinstance(item, bytes | bytearray | memoryview):
             data, content_type = bytes(item), "application/octet-stream"

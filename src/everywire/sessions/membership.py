@@ -100,7 +100,7 @@ def encode_info(info: ClientInfo) -> bytes:
     value = _encode(info)
     try:
         _decode_client(value)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         _log.error("what is to be shown of client %s is no JSON text: %s", info.client, error)
         value = _encode(ClientInfo(user=info.user, client=info.client))
     return value
@@ -110,7 +110,7 @@ def decode_info(value: bytes) -> ClientInfo:
     """Return a member's info; nobody's when the text is none of ours."""
     try:
         return _decode_info(value)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ClientInfo()
 
 
@@ -129,7 +129,7 @@ def user_of(value: bytes) -> str:
     """Return a member's user id: a fraction of the work of `decode_info`."""
     try:
         return _decode_user(value).user
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
 
 
@@ -137,7 +137,7 @@ def client_of(value: bytes) -> str:
     """Return a member's client id."""
     try:
         return _decode_client(value).client
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
 
 
@@ -161,6 +161,6 @@ def decode_changes(payload: bytes, node: str) -> Changes | None:
         if _decode_version(payload).v == VERSION:
             return _decode_changes(payload)
         _log.info("ignored what node %s told of members: another version", node)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         _log.warning("ignored what node %s told of members: %s", node, error)
     return None

@@ -164,7 +164,7 @@ def decode_forward(payload: bytes) -> ForwardOrder:
     """Return the commands; raise `BadRequest` when they are of another version."""
     try:
         order = _decode_forward(payload)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"what was forwarded is malformed: {error}") from None
     if order.v != VERSION:
         raise BadRequest("what was forwarded is of another version")

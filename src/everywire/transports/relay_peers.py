@@ -120,7 +120,7 @@ class Peers:
         for node, value in values.items():
             try:
                 relay = _decoder.decode(value).relay
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue  # another version's, which nothing can be forwarded to
             label = label_of(node)
             peers[label] = Peer(label, relay.unix, relay.tcp)

@@ -129,7 +129,7 @@ class Epochs:
             return None, 0
         try:
             return _decoder.decode(stored.data), stored.seq
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BrokerError(f"the store's epoch cannot be read: {error}") from None
 
     async def _renew(self, meta: Meta | None, seq: int) -> None:

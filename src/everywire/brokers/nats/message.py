@@ -18,6 +18,7 @@ import msgspec
 from everywire.brokers.base import Head
 from everywire.brokers.record import unpack
 from everywire.core.errors import BrokerError
+from everywire.core.position import MAX_OFFSET
 from everywire.core.publication import Publication
 from everywire.core.settings import Window
 
@@ -138,9 +139,12 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
     def decode(cls, data: bytes) -> Message:
         """Read a message; `BrokerError` when it is none."""
         try:
-            return _decoder.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            message = _decoder.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BrokerError(f"the stream holds what is no message of a channel: {error}") from None
+        if not len(message.records) <= message.state.last <= MAX_OFFSET:
+            raise BrokerError("the stream holds what is no message of a channel: offsets out of range")
+        return message
 
 
 _encoder: Final = msgspec.msgpack.Encoder()

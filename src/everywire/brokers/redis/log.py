@@ -378,8 +378,12 @@ class RedisLog:
             previous, last, time_ms = int(before), int(at), int(time)
             if not 0 <= previous < last <= MAX_OFFSET or _EPOCH.match(epoch) is None:
                 raise ValueError
+            if not 0 <= time_ms <= MAX_OFFSET:
+                raise ValueError
             records = list(_records(body))
             first = last - len(records) + 1
+            if records and previous not in (0, first - 1):
+                raise ValueError
             publications = [_timed(first + place, record, time_ms) for place, record in enumerate(records)]
         except (ValueError, struct.error, BrokerError):
             _log.warning("what came as a hint of a channel is none")

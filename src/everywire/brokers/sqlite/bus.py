@@ -319,7 +319,7 @@ class Bus:
     def _hints(self, data: bytes) -> None:
         try:
             hints: Sequence[Hint] = _decoder.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.hints_lost += 1
             return
         for hint in hints:
@@ -333,9 +333,11 @@ class Bus:
             try:
                 publications = [unpack(begin + at, record) for at, record in enumerate(hint.records)]
             except BrokerError:
+                publications = []
+            if publications and hint.previous in (0, begin - 1):
+                self.sink.published(hint.channel, hint.epoch, publications, hint.previous)
+            else:
                 self.sink.advanced(hint.channel, hint.epoch, hint.last)
-                continue
-            self.sink.published(hint.channel, hint.epoch, publications, hint.previous)
 
 
 def _make_socket() -> socket.socket:

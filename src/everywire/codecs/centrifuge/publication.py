@@ -67,5 +67,5 @@ def client_info(publication: Publication) -> ClientInfo | None:
         return None
     try:
         return _decode_info(publication.info)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
