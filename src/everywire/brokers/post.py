@@ -88,13 +88,18 @@ class Post:
         """Hear a frame of another node; those of this one are passed over."""
         try:
             frame = _decoder.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.dropped += 1
             return
         if frame.node == self._node or self.sink is None:
             return
         if frame.kind == "b":
-            self.sink.broadcasted(frame.topic, frame.payload, frame.node)
+            try:
+                self.sink.broadcasted(frame.topic, frame.payload, frame.node)
+            except Exception:
+                # The top of what other nodes say: no message may take the link along that it came by.
+                self.dropped += 1
+                _log.exception("a message of another node about %.64r failed", frame.topic)
         elif frame.kind == "q":
             self._answer_soon(self.sink, frame)
         else:

@@ -178,6 +178,9 @@ class Rosters:
             if not self._is_failing:  # one line, not one for each of them as long as it lasts
                 _log.warning("members of %s could not be compared: %s", channel, error)
             self._is_failing = True
+        except Exception:
+            # The top of a task: one channel's members must not keep all others from being compared.
+            _log.exception("members of %s could not be compared", channel)
 
     # -- telling ----------------------------------------------------------------------
 

@@ -133,7 +133,10 @@ class Link:
                     await self._connect(servers[backoff.failures % len(servers)])
                     await self._resubscribe()
                     await self._restored()
-            except (nats.errors.Error, BrokerError, OSError, TimeoutError) as error:
+            except Exception as error:
+                # The top of a task, which must not end: what is found in the store may be anything.
+                if not isinstance(error, nats.errors.Error | BrokerError | OSError):
+                    _log.exception("the link to NATS could not be made")
                 self.reason = str(error) or type(error).__name__
                 await self._disconnect(self.reason)
                 await asyncio.sleep(backoff.next_delay_s())

@@ -53,6 +53,7 @@ class NatsLog:
         self._reading = Reading(parts)
         self._parts = parts
         self._tasks: set[asyncio.Task[None]] = set()
+        self._refreshing: asyncio.Task[None] | None = None
         self._is_closed = False
 
     # -- the calls --------------------------------------------------------------------
@@ -223,7 +224,7 @@ class NatsLog:
     def _hinted(self, channel: Channel, msg: Msg) -> None:
         parts = self._parts
         if not msg.data:  # another node asks whether anybody watches
-            if msg.reply and channel.watched:
+            if msg.reply and channel.watched and len(self._tasks) < _MAX_ASKING:
                 self._do(parts.link.publish(msg.reply, b"1"))
             return
         message = Message.decode(msg.data)
@@ -232,15 +233,16 @@ class NatsLog:
         seq = int((msg.headers or {}).get("Nats-Sequence", 0))
         if not seq or not (channel.watched or channel.is_followed):
             return
-        if message.state.epoch != parts.epochs.epoch:
+        is_refreshing = self._refreshing is not None and not self._refreshing.done()
+        if message.state.epoch != parts.epochs.epoch and not is_refreshing:
             # Its writer knows of another epoch than this node; who is right, the store says.
-            self._do(parts.epochs.refresh())
+            self._refreshing = self._do(parts.epochs.refresh())
         if seq > channel.seq:
             parts.take(channel, seq, message)
             channel.verified_s = asyncio.get_running_loop().time()
         parts.tell(channel, message)
 
-    def _do(self, what: Coroutine[Any, Any, None]) -> None:
+    def _do(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something that nobody waits for."""
 
         async def do() -> None:
@@ -252,6 +254,7 @@ class NatsLog:
         task = asyncio.get_running_loop().create_task(do(), name="in passing at NATS")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # -- life ----------------------------------------------------------------------------------
 

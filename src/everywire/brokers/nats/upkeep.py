@@ -314,7 +314,11 @@ class Upkeep:
         now_ms = parts.clock_ms()
         seen: set[str] = set()
         for stored in portion:
-            state = Message.decode(stored.data).state
+            try:
+                state = Message.decode(stored.data).state
+            except BrokerError as error:
+                _log.warning("housekeeping at NATS passes over a message: %s", error.sentence)
+                continue
             name = parts.names.channel_of(stored.subject)
             channel = parts.channels.of(name)
             grace_ms = int(channel.window.max_age_s * 1000) + 60_000

@@ -160,6 +160,11 @@ class Bus:
                 _log.debug("the subscriptions wait: %s", error.sentence)
                 self._is_unsure = True
                 await asyncio.sleep(0.05)
+            except Exception:
+                # The top of a task, which must not end: nothing would be subscribed any more.
+                _log.exception("the subscriptions could not be compared")
+                self._is_unsure = True
+                await asyncio.sleep(_LOOK_S)
             try:
                 async with asyncio.timeout(_LOOK_S):
                     await self._changed.wait()

@@ -165,7 +165,7 @@ return 1
 
 _LEASE: Final = """
 local group, now, most = KEYS[1], time_ms(ARGV[1]), tonumber(ARGV[2])
-local function has_ended(value) return tonumber(string.match(value, '^%d+')) <= now end
+local function has_ended(value) return tonumber(string.match(value, '^%d+ ') or 0) <= now end
 local function drop_ended()
   local all, ended = redis.call('HGETALL', group), 0
   for i = 1, #all, 2 do
@@ -202,7 +202,7 @@ local now, results = time_ms(ARGV[1]), {}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local ends, at = string.match(all[i + 1], '^(%d+) ()')
-  if tonumber(ends) > now then
+  if ends and tonumber(ends) > now then
     results[#results + 1] = all[i]
     results[#results + 1] = string.sub(all[i + 1], at)
   else

@@ -129,7 +129,10 @@ class Reader:
         works = self.thread.take(_AT_ONCE)
         try:
             self._view(works)
-        except (sqlite3.Error, BrokerError) as error:
+        except Exception as error:
+            # The top of the thread's work: what is found there may be anything.
+            if not isinstance(error, sqlite3.Error | BrokerError):
+                _log.exception("the log store could not be read")
             self.failures += 1
             self._close()
             self.thread.call(self._fell_behind)

@@ -193,9 +193,10 @@ def _prepare(connection: sqlite3.Connection, is_full: bool, seen: int) -> None:
             row = (new_epoch(), next_serial(0))
             connection.execute("insert into meta values (1, ?, ?, 0, 0, 0, 0, 0, 0, '', 0, 1)", row)
         boot = _boot()
-        epoch, serial, had_boot, is_lossy, is_clean = connection.execute(
-            "select epoch, serial, boot, is_lossy, is_clean from meta"
-        ).fetchone()
+        row = connection.execute("select epoch, serial, boot, is_lossy, is_clean from meta").fetchone()
+        if row is None:
+            raise sqlite3.DatabaseError("the store has lost its one row")
+        epoch, serial, had_boot, is_lossy, is_clean = row
         serial += 1
         if (had_boot and had_boot != boot and is_lossy and not is_clean) or serial <= seen:
             _log.warning("the log store may have lost publications; it begins a new epoch")

@@ -9,6 +9,7 @@ begun; one that was under way may have happened all the same.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ __all__ = ["Call", "Work", "WorkThread"]
 
 _LATE: Final = "the log store does not answer"
 _CLOSED: Final = "this node is leaving"
+_log: Final = logging.getLogger("everywire.brokers")
 
 
 class Work:
@@ -201,9 +203,16 @@ class WorkThread:
 
     def _run(self) -> None:
         while self._wait():
-            self._serve()
-        self._ended()
-        self.call(self._has_ended)
+            try:
+                self._serve()
+            except Exception:
+                # The top of a thread, without which nothing would be served any more. What it had taken is
+                # failed when its time is over.
+                _log.exception("the log store could not be served")
+        try:
+            self._ended()
+        finally:
+            self.call(self._has_ended)
 
     def _has_ended(self) -> None:
         assert self._end is not None
