@@ -74,10 +74,20 @@ export class ScriptedServer {
     return this.channels.get(name);
   }
 
-  publish(name, data) {
+  /** Put something into a channel's log only. */
+  keep(name, data) {
     const log = this.channel(name);
     const pub = { data, offset: log.length + 1 };
     log.push(pub);
+    return pub;
+  }
+
+  publish(name, data) {
+    this.push(name, this.keep(name, data));
+  }
+
+  /** Tell everyone in a channel. */
+  push(name, pub) {
     for (const session of [...this.sessions.values()]) {
       if (session.channels.has(name)) session.push({ channel: name, pub });
     }
@@ -219,7 +229,7 @@ export class ScriptedServer {
       case "publish": return this.publish(request.channel, request.data), {};
       case "presence": return { presence: { [session.client]: { user: "u", client: session.client } } };
       case "presence_stats": return { num_clients: 1, num_users: 1 };
-      case "history": return { publications: this.channel(request.channel), epoch: this.epoch, offset: this.channel(request.channel).length };
+      case "history": return this.#history(request);
       case "rpc": return { data: { method: request.method, data: request.data } };
       case "refresh": return { client: session.client, expires: true, ttl: 3600 };
       case "sub_refresh": return { expires: true, ttl: 3600 };
@@ -237,6 +247,15 @@ export class ScriptedServer {
       return { ...at, was_recovering: true, offset: log.length };
     }
     return { ...at, was_recovering: true, recovered: true, offset, publications: log.slice(offset) };
+  }
+
+  #history({ channel, since }) {
+    const log = this.channel(channel);
+    const oldest = log.findIndex(Boolean) + 1 || log.length + 1;
+    if (since && (since.epoch !== this.epoch || since.offset > log.length || since.offset < oldest - 1)) {
+      return { error: { code: 112, message: "what follows this position is gone" } };
+    }
+    return { publications: log.slice(since?.offset ?? oldest - 1), epoch: this.epoch, offset: log.length };
   }
 
   /** Forget the oldest publications of a channel. */

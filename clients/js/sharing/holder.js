@@ -127,13 +127,22 @@ export class Holder {
 
   async #connected() {
     for (const { tab, id, request } of this.#waiting.splice(0)) {
-      const subs = {};
-      for (const [name, relay] of this.#relays) {
-        if (relay.isServerSide) subs[name] = await relay.result(tab, request.subs?.[name] ?? {});
+      const connect = await this.#greeting(tab, request).catch((error) => error);
+      if (connect instanceof Error) {
+        this.#tell([tab], { id, error: errorOf(connect) });
+      } else {
+        this.#tabs.add(tab);
+        this.#tell([tab], { id, connect });
       }
-      this.#tabs.add(tab);
-      this.#tell([tab], { id, connect: { ...this.#who(), subs } });
     }
+  }
+
+  async #greeting(tab, request) {
+    const subs = {};
+    for (const [name, relay] of this.#relays) {
+      if (relay.isServerSide) subs[name] = await relay.result(tab, request.subs?.[name] ?? {});
+    }
+    return { ...this.#who(), subs };
   }
 
   #disconnected({ code, reason, willReconnect }) {

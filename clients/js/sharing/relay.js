@@ -4,8 +4,9 @@
 // position: what it has missed comes from the tail that is kept here, or from the channel's history, and where
 // neither reaches back so far it is told, as a server would.
 
-import { SUBSCRIPTION_GAP } from "../codes.js";
+import { CLIENT, SUBSCRIPTION_GAP } from "../codes.js";
 import { PUSH } from "../channel.js";
+import { EverywireError } from "../errors.js";
 
 const MAX_TAIL = 100;
 const TOKEN_TIMEOUT_MS = 10_000;
@@ -120,46 +121,83 @@ export class Relay {
 
   async #answer() {
     for (const { tab, id, request } of this.#waiting.splice(0)) {
-      const subscribe = await this.result(tab, request);
-      this.#outlet.tell([tab], { id, subscribe });
+      const reply = await this.result(tab, request).then(
+        (subscribe) => ({ id, subscribe }),
+        (error) => ({ id, error: errorOf(error) }),
+      );
+      this.#outlet.tell([tab], reply);
     }
   }
 
-  /** What a subscribe of a tab is answered; from the same turn on it gets what comes. */
+  /**
+   * What a subscribe of a tab is answered; from the same turn on it gets what comes. Rejects when it could not be
+   * found out what the tab missed: it asks again then.
+   */
   async result(tab, request) {
-    const missed = request.recover ? await this.#since(request) : null;
+    const { data, isSnapshot, position } = this.#result;
+    const wanted = request.recover ? request : isSnapshot ? position : null;
+    const since = wanted && (await this.#since(wanted));
+    const publications = since && this.#untilNow(since);
     const { epoch, offset } = this.#channel?.position ?? {};
     const at = { recoverable: epoch !== undefined, positioned: epoch !== undefined, epoch, offset };
     this.add(tab, request.join_leave);
-    if (missed) return { ...at, was_recovering: true, recovered: true, offset: request.offset, publications: missed };
-    if (request.recover) return { ...at, was_recovering: true };
-    const { data, isSnapshot, position } = this.#result;
+    if (request.recover) {
+      const recovered = publications && { recovered: true, offset: request.offset, publications };
+      return { ...at, was_recovering: true, ...recovered };
+    }
     if (data === undefined) return at;
-    const later = isSnapshot && position ? await this.#since(position) : null;
-    if (!later) return { ...at, data };
-    return { ...at, offset: position.offset, publications: later, data, has_snapshot: true };
+    return { ...at, data, ...(publications && { offset: position.offset, publications, has_snapshot: true }) };
   }
 
   add(tab, hearsPresence = false) {
     this.#tabs.set(tab, hearsPresence);
   }
 
-  /** What came after a position, or null when that is not known any more. */
+  /**
+   * Read of the history what came after a position, until what is kept here goes on from it: the publications, and
+   * the offset that they reach. Null when it is not known any more.
+   */
   async #since({ epoch = "", offset = 0 }) {
     const pages = [];
     let reached = offset;
+    let isKnown = false;
     for (;;) {
       const position = this.#channel?.position;
-      if (!position || (epoch && epoch !== position.epoch) || reached > position.offset) return null;
-      if (reached === position.offset) return pages;
-      const rest = this.#tail.filter((pub) => pub.offset > reached);
-      if (rest[0]?.offset === reached + 1) return [...pages, ...rest];
-      const since = { epoch: position.epoch, offset: reached };
-      const asked = this.#client.request({ history: { channel: this.#name, limit: -1, since } });
-      const found = (await asked.catch(() => null))?.history.publications ?? [];
-      if (!found.length || found[0].offset !== reached + 1) return null;
+      epoch ||= position?.epoch ?? "";
+      if (!position || epoch !== position.epoch) return null;
+      // A tab may be ahead of this channel, which catches up after a loss. But only the log knows that it was there.
+      isKnown ||= offset <= position.offset;
+      if (isKnown && (reached >= position.offset || this.#later(reached)[0]?.offset === reached + 1)) {
+        return { pages, reached };
+      }
+      const found = await this.#history({ epoch, offset: reached });
+      if (!found || (isKnown && !found.length) || (found.length && found[0].offset !== reached + 1)) return null;
+      isKnown = true;
       pages.push(...found);
-      reached = found.at(-1).offset;
+      reached = found.at(-1)?.offset ?? reached;
+    }
+  }
+
+  /** What is kept here of what came after an offset. */
+  #later(offset) {
+    return this.#tail.filter((pub) => pub.offset > offset);
+  }
+
+  /** The history may be ahead of what came here: a tab gets that like the others, when it comes. */
+  #untilNow({ pages, reached }) {
+    const { offset } = this.#channel?.position ?? { offset: 0 };
+    return [...pages.filter((pub) => pub.offset <= offset), ...this.#later(reached)];
+  }
+
+  /** A page of the channel's history after a position; null when that is none of which all is kept. */
+  async #history(since) {
+    try {
+      const asked = { history: { channel: this.#name, limit: -1, since } };
+      return (await this.#client.request(asked)).history.publications ?? [];
+    } catch (error) {
+      if (!error.temporary) return null;
+      // That nobody answered does not say that anything is lost.
+      throw new EverywireError(CLIENT.TIMEOUT, `the history could not be read: ${error.message}`, { temporary: true });
     }
   }
 
