@@ -17,19 +17,26 @@ async function follow({ options, since }) {
   const { Everywire } = await import("/modules/clients/js/everywire.js");
   const wire = new Everywire(location.origin, { shared: "somebody", ...options });
   const room = wire.channel("room", { joinLeave: true, since });
-  window.everywire = { wire, room, seen: [], gaps: [], losses: 0 };
+  window.everywire = { wire, room, seen: [], gaps: [], losses: 0, trail: [] };
   room.on("publication", ({ data, offset }) => window.everywire.seen.push([offset, data]));
   room.on("gap", (gap) => window.everywire.gaps.push(gap));
   wire.on("disconnected", () => window.everywire.losses++);
+  // What is told when something does not come to hold.
+  const note = (what) => ({ type, ...event }) => {
+    const { trail } = window.everywire;
+    if (trail.push([new Date().toISOString().slice(14, 23), what, JSON.stringify(event).slice(0, 300)]) > 50) trail.shift();
+  };
+  for (const name of ["connected", "disconnected", "attempt", "error"]) wire.on(name, note(name));
+  for (const name of ["subscribed", "unsubscribed", "gap", "error"]) room.on(name, note(`room ${name}`));
   wire.connect();
   await room.subscribe();
   return { isShared: wire.isShared, transport: wire.transport, client: wire.client };
 }
 
-async function until(holds, what) {
+async function until(holds, what, tell = () => "") {
   const endMs = Date.now() + DEADLINE_MS;
   while (!(await holds())) {
-    if (Date.now() > endMs) throw new Error(`this never came to hold: ${what}`);
+    if (Date.now() > endMs) throw new Error(`this never came to hold: ${what}\n${await tell()}`);
     await sleep(50);
   }
 }
@@ -46,6 +53,16 @@ const report = ({ page }) => page.evaluate(() => {
   const { seen, gaps, losses, wire } = window.everywire;
   return { seen, gaps, losses, state: wire.state };
 });
+
+/** How each tab stands, in words. */
+async function stands(tabs, total) {
+  const told = await Promise.all(tabs.map(({ page }) => page.evaluate(() => {
+    const { seen, gaps, trail, wire, room } = window.everywire;
+    const [first, last] = [seen[0]?.[0], seen.at(-1)?.[0]];
+    return { seen: seen.length, first, last, gaps, state: wire.state, room: room.state, position: room.position, trail };
+  })));
+  return [`total: ${total}`, ...told.map((tab) => JSON.stringify(tab).replaceAll("[\"", "\n    [\""))].join("\n");
+}
 
 await withBrowser(async (browser) => {
   const context = await browser.newContext();
@@ -84,7 +101,7 @@ await withBrowser(async (browser) => {
   tabs.push(await open(context, { commandTimeoutMs: 1_000 }, { epoch: "", offset: 0 }));
   isOver = true;
   await publishing;
-  await until(async () => (await Promise.all(tabs.map(count))).every((seen) => seen >= total), "all went on");
+  await until(async () => (await Promise.all(tabs.map(count))).every((seen) => seen >= total), "all went on", () => stands(tabs, total));
   result.total = total;
   result.reports = await Promise.all(tabs.map(report));
   result.readersAfterwards = await readers();
