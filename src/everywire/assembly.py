@@ -25,7 +25,7 @@ from everywire.api.operations import Operations
 from everywire.api.server_api import ServerApi
 from everywire.brokers.base import Broker, Health
 from everywire.brokers.memory import MemoryBroker
-from everywire.brokers.opening import open_broker
+from everywire.brokers.opening import open_broker, place_address
 from everywire.brokers.state import state_dir
 from everywire.console.pages import Page, load_pages
 from everywire.core import codes
@@ -95,6 +95,7 @@ class Assembly:
         self.settings = channels or SettingsTable()
         self.budget = Budget(self.limits.log_budget_bytes)
         self._node = node
+        self._state_dir = state_dir
         self.broker_url = ""
         """The broker's address, if it has one that others can use; it may hold a password."""
         self.broker = (
@@ -124,7 +125,6 @@ class Assembly:
         self._shared: Shared | None = None
         self._relaying = relaying = Relaying(self.handle, advertise, log_fd)
         self.operations.figures.add(lambda: relay_figures(relaying.relay, relaying.private))
-        self._state_dir = state_dir
 
     @property
     def shared(self) -> Shared:
@@ -155,6 +155,7 @@ class Assembly:
         return sockets.accept
 
     def _open(self, url: str) -> Broker:
+        url = place_address(url, self._state_dir)
         broker = open_broker(url, self.limits, self.settings, budget=self.budget, node=self._node)
         self.broker_url = "" if isinstance(broker, MemoryBroker) else url
         return broker

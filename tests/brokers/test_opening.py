@@ -9,7 +9,7 @@ import pytest
 
 from everywire import Everywire
 from everywire.brokers.memory import MemoryBroker
-from everywire.brokers.opening import describe, open_broker
+from everywire.brokers.opening import describe, open_broker, place_address
 from everywire.brokers.sqlite.broker import SqliteBroker
 from everywire.core.errors import SettingsError
 from everywire.core.limits import Limits
@@ -83,3 +83,25 @@ def test_a_log_may_say_where_but_not_with_what_password() -> None:
     assert describe("sqlite:///var/lib/everywire") == "sqlite:///var/lib/everywire"
     assert describe("sqlite:") == "sqlite:"
     assert describe("nats://a:1,b:2") == "nats://a:1,b:2"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:", "sqlite:///state/a%20b"),
+        ("sqlite://", "sqlite:///state/a%20b"),
+        ("sqlite:?synchronous=full", "sqlite:///state/a%20b?synchronous=full"),
+        ("sqlite:///elsewhere", "sqlite:///elsewhere"),
+        ("redis://localhost", "redis://localhost"),
+        ("memory:", "memory:"),
+    ],
+)
+def test_the_state_directory_that_was_set_is_where_a_file_without_a_path_goes(url: str, expected: str) -> None:
+    assert place_address(url, "/state/a b") == expected
+    assert place_address(url, "") == url
+
+
+async def test_a_server_keeps_its_file_in_the_state_directory_that_was_set(tmp_path: Path) -> None:
+    chosen = tmp_path / "chosen"
+    async with Everywire("sqlite:", state_dir=str(chosen)).lifespan():
+        assert (chosen / "everywire.sqlite3").is_file()

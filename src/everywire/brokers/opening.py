@@ -9,8 +9,9 @@ an error or a log line; `describe` says of it what may be said.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from everywire.brokers.base import Broker
 from everywire.brokers.memory import MemoryBroker
@@ -19,7 +20,7 @@ from everywire.core.limits import Limits
 from everywire.core.log import Budget
 from everywire.core.settings import SettingsTable
 
-__all__ = ["SCHEMES", "check_address", "describe", "open_broker", "scheme_of"]
+__all__ = ["SCHEMES", "check_address", "describe", "open_broker", "place_address", "scheme_of"]
 
 MEMORY: Final = "memory"
 
@@ -64,6 +65,16 @@ def describe(url: str) -> str:
     scheme = scheme_of(url)
     place = urlsplit(url)
     return f"{scheme}:" + (f"//{place.netloc.rpartition('@')[2]}{place.path}" if "//" in url else place.path)
+
+
+def place_address(url: str, state_dir: str) -> str:
+    """Return an address that names no place of its own, ``sqlite:``, with the state directory that was set, so
+    that whoever hears of it finds the same file; any other as it is."""
+    scheme, _, rest = url.partition(":")
+    path, mark, query = rest.partition("?")
+    if not state_dir or scheme.lower() != "sqlite" or path not in ("", "//"):
+        return url
+    return f"sqlite://{quote(os.path.abspath(state_dir))}{mark}{query}"
 
 
 def open_broker(
