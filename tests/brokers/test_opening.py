@@ -96,7 +96,7 @@ def test_a_log_may_say_where_but_not_with_what_password() -> None:
         ("memory:", "memory:"),
     ],
 )
-def test_the_state_directory_that_was_set_is_where_a_file_without_a_path_goes(url: str, expected: str) -> None:
+def test_a_file_without_a_path_goes_to_the_state_directory_that_was_set(url: str, expected: str) -> None:
     assert place_address(url, "/state/a b") == expected
     assert place_address(url, "") == url
 

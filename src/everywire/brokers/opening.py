@@ -68,7 +68,7 @@ def describe(url: str) -> str:
 
 
 def place_address(url: str, state_dir: str) -> str:
-    """Return an address that names no place of its own, ``sqlite:``, with the state directory that was set, so
+    """Return an address that names no place, ``sqlite:``, with the state directory that was set, so
     that whoever hears of it finds the same file; any other as it is."""
     scheme, _, rest = url.partition(":")
     path, mark, query = rest.partition("?")
