@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -22,12 +23,14 @@ from everywire.brokers.nats.link import NotThere
 from everywire.brokers.nats.message import Message
 from everywire.brokers.nats.streams import Conflict, Info, Streams
 from everywire.core.errors import BrokerError
+from everywire.core.position import MAX_OFFSET
 
 __all__ = ["Epochs", "Meta"]
 
 _ATTEMPTS: Final = 50
 _LOOKS: Final = 10
 _LOOK_S: Final = 0.3
+_EPOCH: Final = re.compile(r"[A-Za-z0-9_\-]{1,32}\Z")
 _log: Final = logging.getLogger("everywire.brokers")
 
 
@@ -128,9 +131,12 @@ class Epochs:
         if stored is None:
             return None, 0
         try:
-            return _decoder.decode(stored.data), stored.seq
+            meta = _decoder.decode(stored.data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BrokerError(f"the store's epoch cannot be read: {error}") from None
+        if _EPOCH.match(meta.epoch) is None or not 0 <= meta.forgotten <= MAX_OFFSET:
+            raise BrokerError("the store's epoch cannot be read: it is none of ours")
+        return meta, stored.seq
 
     async def _renew(self, meta: Meta | None, seq: int) -> None:
         new = Meta(secrets.token_urlsafe(6), 0 if meta is None else meta.forgotten)

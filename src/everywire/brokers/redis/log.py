@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import struct
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from everywire.brokers.redis.bus import Bus
 from everywire.brokers.redis.channels import HEADS, KEEP, READ, REPAIR, TRIM
 from everywire.brokers.redis.lanes import Item, Lane, Lanes, hint_bytes
 from everywire.brokers.redis.link import Argument, Reply
-from everywire.brokers.redis.registry import Registry
+from everywire.brokers.redis.registry import Registry, epoch_of
 from everywire.brokers.redis.servers import Servers
 from everywire.core.errors import BrokerBusy, BrokerError, EverywireError
 from everywire.core.limits import Limits
@@ -36,7 +35,6 @@ __all__ = ["RedisLog"]
 _WATCH_MS: Final = 60_000
 """How long a channel counts as watched after a node that watches it asked where it stands."""
 _HEADS_AT_ONCE: Final = 100
-_EPOCH: Final = re.compile(r"[0-9a-f]{1,15}-[A-Za-z0-9_\-]{1,16}\Z")
 _PAUSE_S: Final = 0.02
 
 _log: Final = logging.getLogger("everywire.brokers")
@@ -374,11 +372,10 @@ class RedisLog:
             return
         line, _, body = payload.partition(b"\n")
         try:
-            epoch, before, at, time = line.decode().split(" ")[:4]
+            name, before, at, time = line.split(b" ")[:4]
+            epoch = epoch_of(name)
             previous, last, time_ms = int(before), int(at), int(time)
-            if not 0 <= previous < last <= MAX_OFFSET or _EPOCH.match(epoch) is None:
-                raise ValueError
-            if not 0 <= time_ms <= MAX_OFFSET:
+            if not 0 <= previous < last <= MAX_OFFSET or not 0 <= time_ms <= MAX_OFFSET:
                 raise ValueError
             records = list(_records(body))
             first = last - len(records) + 1
@@ -432,7 +429,7 @@ def _bounds(window: Window) -> tuple[int, int, int]:
 
 
 def _head(found: Reply) -> Head:
-    return Head(found[0].decode(), int(found[1]), int(found[2]), is_whole=bool(found[3]))
+    return Head(epoch_of(found[0]), int(found[1]), int(found[2]), is_whole=bool(found[3]))
 
 
 def _publication(draft: Draft, offset: int, time_ms: int) -> Publication:

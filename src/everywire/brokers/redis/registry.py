@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,7 +35,7 @@ from everywire.brokers.redis.scripts import ENTER, REGISTER, RENEW
 from everywire.brokers.redis.servers import Changed, Servers
 from everywire.core.errors import BrokerError
 
-__all__ = ["Grant", "Marks", "Registry"]
+__all__ = ["Grant", "Marks", "Registry", "epoch_of"]
 
 _HOLD_MS: Final = 1_000
 """How long nothing is written to a server that was not there before: every node is to look at it first."""
@@ -43,6 +44,8 @@ _RETRY_S: Final = 0.1
 _MARKS: Final = 1_000
 _IDLE_MS: Final = 60_000
 """A new channel is looked at after this, or its window's age; longer than any ticket."""
+
+_EPOCH: Final = re.compile(r"[0-9a-f]{1,15}-[A-Za-z0-9_\-]{1,16}\Z")
 
 _log: Final = logging.getLogger("everywire.brokers")
 
@@ -268,7 +271,7 @@ class Registry:
         return await self._servers.ask(self._slot, ("EVALSHA", *command))
 
     def _know(self, found: Reply) -> int:
-        self.epoch = found[0].decode()
+        self.epoch = epoch_of(found[0])
         if _is_newer(self.epoch, self._newest):
             self._newest = self.epoch
         return int(found[1])
@@ -279,9 +282,10 @@ class Registry:
         if found[0] is None:
             await self._enter()
             return self.epoch, 0
-        if found[0].decode() != self.epoch and _is_newer(self.epoch, found[0].decode()):
+        epoch = epoch_of(found[0])
+        if epoch != self.epoch and _is_newer(self.epoch, epoch):
             self.suspect()
-        return found[0].decode(), self._know((found[0], found[1] or 0))
+        return epoch, self._know((found[0], found[1] or 0))
 
     async def renew(self, above: str = "") -> None:
         """Begin a new epoch, unless somebody did already; newer than ``above`` in any case."""
@@ -305,6 +309,15 @@ class Registry:
         found = await self._ask(REGISTER.sha, 2, names.store, names.channels, *limits, *channels)
         floor = self._know(found)
         return Grant(floor, int(found[2])), [bool(one) for one in found[3:]]
+
+
+def epoch_of(found: bytes) -> str:
+    """Return an epoch that was found in Redis; `BrokerError` when it is none of ours, which no position could
+    hold."""
+    epoch = found.decode("ascii", "replace")
+    if _EPOCH.match(epoch) is None:
+        raise BrokerError("what Redis holds as an epoch is none")
+    return epoch
 
 
 def _is_newer(one: str, other: str) -> bool:
