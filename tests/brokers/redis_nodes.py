@@ -1,13 +1,14 @@
-"""Nodes over one Redis on a bench: each a broker with its hub and readers that check what they are told."""
+"""Nodes over one Redis, or NATS, on a bench: each a broker with its hub, and readers that check what comes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from everywire.brokers.base import Appended
-from everywire.brokers.redis.broker import RedisBroker
+from everywire.brokers.opening import open_broker
 from everywire.core.codes import Code
 from everywire.core.errors import EverywireError
 from everywire.core.limits import Limits
@@ -88,7 +89,7 @@ class Node:
     """A broker and its hub; what was acknowledged is written down."""
 
     def __init__(self, url: str, limits: Limits = LIMITS, settings: SettingsTable | None = None) -> None:
-        self.broker = RedisBroker(url, limits, settings)
+        self.broker: Any = open_broker(url, limits, settings or SettingsTable())
         self.loop = asyncio.get_running_loop()
         self.hub = Hub(self.broker, self.loop, limits=limits, settings=settings)
         self.encoder, self.framing = RecordingEncoder(), RecordingFraming()
@@ -140,7 +141,7 @@ class Node:
 async def nodes(
     url: str, count: int = 2, limits: Limits = LIMITS, settings: SettingsTable | None = None
 ) -> AsyncIterator[list[Node]]:
-    """Start so many nodes over one Redis."""
+    """Start so many nodes over one store."""
     made = [Node(url, limits, settings) for _ in range(count)]
     try:
         for node in made:

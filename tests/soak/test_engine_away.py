@@ -1,4 +1,4 @@
-"""Redis away for twenty seconds at a hundred publications a second: acknowledged is delivered, once."""
+"""An engine away for twenty seconds at a hundred publications a second: acknowledged is delivered, once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from everywire.core.errors import EverywireError
 from everywire.core.limits import Limits
 from tests.brokers.redis_nodes import Node, nodes, until
-from tests.engines import Engine, redis_engine, running
+from tests.brokers.sqlite_nodes import TABLE
+from tests.engines import Engine, nats_engine, redis_engine, running
 
 AWAY_S = 20
 RATE = 100
@@ -28,16 +29,25 @@ async def _away(engine: Engine, how: str) -> None:
         await asyncio.to_thread(engine.start)
 
 
+def _engine(kind: str, folder: Path) -> tuple[Engine, str]:
+    """Return an engine, not yet started, and the address of the broker over it."""
+    if kind == "nats":
+        engine = nats_engine(folder)
+        return engine, f"nats://127.0.0.1:{engine.port}"
+    # What Redis acknowledges is on its disk, so that nothing of it is lost with the process.
+    engine = redis_engine(folder, "--appendonly", "yes", "--appendfsync", "always")
+    return engine, f"redis://127.0.0.1:{engine.port}/0"
+
+
 @pytest.mark.parametrize("how", ["paused", "killed"])
 @pytest.mark.parametrize("query", ["", "?buffer=10000"])
-async def test_redis_is_away(tmp_path: Path, how: str, query: str) -> None:
-    # What Redis acknowledges is on its disk, so that nothing of it is lost with the process.
-    engine = redis_engine(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "always")
-    limits = Limits()
+@pytest.mark.parametrize("kind", ["redis", "nats"])
+async def test_an_engine_is_away(tmp_path: Path, kind: str, how: str, query: str) -> None:
+    engine, url = _engine(kind, tmp_path / kind)
     with running(engine):
-        async with nodes(f"redis://127.0.0.1:{engine.port}/0{query}", 2, limits) as (one, two):
+        async with nodes(url + query, 2, Limits(), TABLE) as (one, two):
             here, there = await one.read(), await two.read()
-            # The window has room for a thousand: who is behind by more would be told of a gap.
+            # The window has room for all: what a buffer lets go at once is more than a usual one holds.
             count = (AWAY_S + 10) * RATE
             away = asyncio.create_task(_away_later(engine, how))
             await asyncio.gather(*(_publish(one if n % 2 else two, n) for n in range(count)))
