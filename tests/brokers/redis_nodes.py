@@ -1,4 +1,4 @@
-"""Nodes over one Redis, or NATS, on a bench: each a broker with its hub, and readers that check what comes."""
+"""Nodes over one Redis, or NATS, on a bench: each a broker, its hub, and readers that check what comes."""
 
 from __future__ import annotations
 
