@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import pytest
@@ -14,6 +15,7 @@ from everywire.core.limits import Limits
 from everywire.hub.hub import Hub
 from everywire.testing.shared_broker import SharedStore
 from everywire.transports.relay_link import AnswerHead, PeerLink
+from everywire.transports.relay_way import _Carried
 from tests.serving import DEADLINE_S, until
 from tests.transports.engines import open_polling
 from tests.transports.relaying import Node, at, node_of, relaying
@@ -53,9 +55,10 @@ class Wire:
 
     def __init__(self) -> None:
         self.is_aborted = self.is_closed = False
+        self.written = b""
 
     def write(self, data: bytes) -> None:
-        """Take bytes."""
+        self.written += data
 
     def set_write_buffer_limits(self, high: int) -> None:
         """Take any."""
@@ -149,10 +152,81 @@ def test_a_head_without_end_is_cut_off() -> None:
     assert tried.heard.ends == ["sent too large a head"] and tried.wire.is_aborted
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"0\r\n", *[b"A: " + b"b" * 1000 + b"\r\n"] * 100],
+        [b"0\r\nA: ", *[b"b" * 1000] * 100],
+        [b"3;", *[b"b" * 1000] * 100],
+    ],
+    ids=["trailers", "one-trailer", "extension"],
+)
+def test_what_comes_beside_a_body_has_an_end(pieces: list[bytes]) -> None:
+    tried = Tried([CHUNKED[: CHUNKED.index(b"2\r\nlo")], *pieces])
+    assert tried.heard.ends == ["sent too large a head"] and tried.wire.is_aborted
+
+
+def test_trailers_are_no_fields_of_the_answer() -> None:
+    tried = Tried([CHUNKED[:-2] + b"A: b\r\n\r\n"])
+    assert tried.heard.head is not None and tried.heard.ends == ["ended"]
+    assert b"a" not in dict(tried.heard.head.headers)
+
+
+@pytest.mark.parametrize("first", [WHOLE, CHUNKED, EMPTY])
+def test_a_second_answer_is_nobodys(first: bytes) -> None:
+    """It must not be given to whoever asks next, nor with the first to whoever asked."""
+    tried = Tried([first + WHOLE])
+    assert tried.heard.ends == ["sent no HTTP"] and tried.wire.is_aborted and not tried.idle
+
+
 def test_bytes_that_nobody_asked_for_end_the_connection() -> None:
     tried = Tried([WHOLE])
     tried.idle[0].data_received(WHOLE)
     assert tried.wire.is_aborted and tried.heard.ends == ["ended"]
+
+
+class Told:
+    """An exchange that notes what its driver does; a body as an ASGI server might give it."""
+
+    def __init__(self, length: bytes = b"3") -> None:
+        self.request = SimpleNamespace(headers={b"content-length": length}, method="POST")
+        self.framing = SimpleNamespace(frame=bytes)
+        self.said: list[bytes] = []
+
+    def start(self, status: int, headers: object, first: bytes | None) -> None:
+        self.said.append(first or b"")
+
+    def write(self, data: bytes) -> None:
+        self.said.append(data)
+
+
+def carried(exchange: Told, link: PeerLink | None = None) -> _Carried:
+    relay = SimpleNamespace(lost=0, broken=0)
+    made = _Carried(cast(Any, relay), "n", cast(Any, exchange), lambda: None, "/", 100)
+    made._link = link
+    return made
+
+
+@pytest.mark.parametrize("body", [b"ab", b"abcGET / HTTP/1.1\r\n\r\n"])
+def test_a_body_of_another_length_than_was_told_does_not_go_on(body: bytes) -> None:
+    """It would be taken for a request, whose answer somebody else would get."""
+    wire = Wire()
+    link = PeerLink(cast(Hub, QuietHub()), lambda link: None, lambda link: None)
+    link.connection_made(cast(Any, wire))
+    driver = carried(Told(), link)
+    driver._send(body, False)
+    assert wire.is_aborted and not wire.written
+    assert cast(Any, driver._relay).lost == 1
+
+
+def test_an_answer_that_ends_with_its_connection_is_not_kept_whole() -> None:
+    exchange = Told()
+    driver = carried(exchange)
+    driver.answered(AnswerHead(200, [], None), b"x" * 100_000)
+    assert not exchange.said, "a short one is given whole"
+    for _ in range(3):
+        driver.data(b"x" * 100_000)
+    assert [len(said) for said in exchange.said] == [300_000, 100_000] and not driver._body
 
 
 # -- owners that are none -------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """A connection to another node's private address: HTTP/1.1 as a client (RFC 9112), one request at a time.
 
 Answers are read by llhttp (`httptools`) and handed on piece by piece; after 101 bytes are handed on as they
-are. Everything is a plain call from the event loop. Bounded: the head of an answer, and how long a peer may
-be silent while it is asked for something, until the connection becomes a WebSocket's.
+are. Everything is a plain call from the event loop. Bounded: the head of an answer and its trailers, and how
+long a peer may be silent while it is asked for something, until the connection becomes a WebSocket's.
 """
 
 from __future__ import annotations
@@ -79,8 +79,13 @@ class _Answer:
         self.length: int | None = None
         self.has_head = self.is_complete = self.keeps_alive = False
 
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            raise ValueError("more than one answer")  # whose would it be?
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        if not self.has_head:  # trailers go no further
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self.keeps_alive = self.parser.should_keep_alive()
@@ -246,13 +251,15 @@ class PeerLink(asyncio.Protocol):
         if answer.has_head and answer.parser.get_status_code() not in STATUS_LINES:
             self._fail("sent a status that nobody knows")
             return
-        if not answer.has_head:
-            self._head_bytes += size
-            if self._head_bytes > _MAX_HEAD_BYTES:
-                self._fail("sent too large a head")
-            return
         data = b"".join(answer.data)
         answer.data.clear()
+        # Also what comes between pieces of a body and after it.
+        self._head_bytes = 0 if data else self._head_bytes + size
+        if self._head_bytes > _MAX_HEAD_BYTES and not answer.is_complete:
+            self._fail("sent too large a head")
+            return
+        if not answer.has_head:
+            return
         if answer.is_complete:
             self._forget()
         if not self._is_told:

@@ -88,6 +88,7 @@ class _Carried:
 
     __slots__ = (
         "_body",
+        "_body_bytes",
         "_exchange",
         "_has_started",
         "_head",
@@ -122,6 +123,7 @@ class _Carried:
         self._key = b""
         self._head: AnswerHead | None = None
         self._body: list[bytes] = []
+        self._body_bytes = 0
         self._has_started = self._is_over = False
 
     # -- finding the owner -----------------------------------------------------------------
@@ -177,6 +179,12 @@ class _Carried:
 
     def _send(self, body: bytes, is_chunked: bool) -> None:
         if self._link is not None and not self._is_over:
+            length = self._exchange.request.headers.get(b"content-length", b"")
+            if not is_chunked and len(body) != int(length):
+                # An ASGI server's may be anything; what is too much would be a request of its own.
+                self._link.abort()
+                self.broken("the body is not as long as it says")
+                return
             if is_chunked:
                 body = (b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)) if body else b"0\r\n\r\n"
             self._link.write(body, is_whole=True)
@@ -192,14 +200,24 @@ class _Carried:
             self._has_started = True
             self._exchange.start(head.status, headers, self._exchange.framing.frame(data) if data else None)
         elif data:
-            self._body.append(data)
+            self._keep(data)
 
     def data(self, data: bytes) -> None:
         """Pass on a piece of the answer."""
         if self._has_started:
             self._exchange.write(self._exchange.framing.frame(data))
         else:
-            self._body.append(data)
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        """Keep a piece for an answer as a whole; one that ends with its connection may be long after all."""
+        self._body.append(data)
+        self._body_bytes += len(data)
+        if self._body_bytes > _MAX_WHOLE_BYTES and self._head is not None:
+            self._has_started = True
+            whole = self._exchange.framing.frame(b"".join(self._body))
+            self._body.clear()
+            self._exchange.start(self._head.status, self._head.headers, whole)
 
     def ended(self) -> None:
         """End the answer."""
