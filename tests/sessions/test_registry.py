@@ -201,12 +201,15 @@ async def test_what_cannot_be_understood_is_ignored_and_logged(caplog: pytest.Lo
             b'{"v":1,"order":{"do":"promote","whose":{"user":"ann"}}}',
             b'{"v":1,"order":{"do":"disconnect","whose":{"user":"ann"},"code":17}}',
             b'{"v":1,"order":{"do":"unsubscribe","whose":{"user":"ann"},"channel":"x","code":"many"}}',
+            b'{"v":1,"order":{"do":"subscribe","whose":{"user":"ann"},"channel":"a b"}}',
+            b'{"v":1,"order":{"do":"subscribe","whose":{"user":"ann"},"channel":""}}',
+            b'{"v":1,"order":{"do":"subscribe","whose":{"user":"ann"},"channel":"x","epoch":"e","offset":-1}}',
             b"[" * 100_000,
         ):
             await broadcast("orders", payload)
         await cluster.pass_time(0.1)
         assert not guest.done
-        assert caplog.text.count("of node a") == 8
+        assert caplog.text.count("of node a") == 11
         await broadcast("a topic of the future", b"?")
         with pytest.raises(EverywireError):
             await cluster["a"].broker.control.ask("b", "forward", b'{"v":7,"session":"","data":""}', 1)

@@ -399,5 +399,5 @@ def _decode(value: bytes) -> Record | None:
     """Read a record; what another version wrote is none."""
     try:
         return msgspec.json.decode(value, type=Record)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

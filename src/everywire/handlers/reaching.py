@@ -191,7 +191,7 @@ def _deliver(shared: Shared, payload: bytes, node: str) -> None:
     """Hand a message to the sessions of this node that it is for."""
     try:
         letter = msgspec.json.decode(payload, type=_Letter)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         _log.warning("a message from node %s cannot be read: %s", node, error)
         return
     registry = shared.registry

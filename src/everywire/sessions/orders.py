@@ -17,7 +17,8 @@ from everywire.access.hooks import SubscribeDecision
 from everywire.core import codes
 from everywire.core.codes import CODES, Code
 from everywire.core.errors import BadRequest
-from everywire.core.position import Place
+from everywire.core.names import check_name
+from everywire.core.position import MAX_OFFSET, Place
 
 __all__ = [
     "FORWARD",
@@ -149,6 +150,10 @@ def decode_order(payload: bytes, node: str) -> Order | None:
             end_code(order.code)
         elif isinstance(order, UnsubscribeOrder):
             unsubscribe_code(order.code)
+        elif isinstance(order, SubscribeOrder):
+            check_name(order.channel)
+            if not 0 <= order.offset <= MAX_OFFSET:
+                raise BadRequest("there is no such offset")
         return order
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadRequest) as error:
         _log.warning("ignored an order of node %s: %s", node, error)

@@ -329,7 +329,7 @@ class Recovery:
                 answer = await broker.control.ask(found.node, self._topic, digest.encode(), timeout_s)
                 if answer:
                     return msgspec.json.decode(answer, type=Kept)
-            except (EverywireError, msgspec.MsgspecError):
+            except (EverywireError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 pass  # it was killed, and this is what it was when last heard of
         return found.kept
 
@@ -427,7 +427,7 @@ def _decoded(value: bytes | None) -> _Stored | None:
         return None
     try:
         return msgspec.json.decode(value, type=_Stored)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None  # of another version
 
 
