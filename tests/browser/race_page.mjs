@@ -2,7 +2,8 @@
 //
 //     node race_page.mjs BASE_URL SCREENSHOT.png
 //
-// BASE_URL serves the page and a channel `machine` that is published to about once a second. Chromium is taken from
+// BASE_URL, with a slash at the end if it has a path, serves the page and a channel `machine` that is published to
+// about once a second. Chromium is taken from
 // the environment variable CHROMIUM, or /usr/bin/chromium. The screenshot is dark; a light one and one of a
 // 360 px wide window are written beside it. Prints one JSON object with what was found; ends with 0 when every
 // check held, 1 when one did not, 2 when it could not be run.
@@ -163,7 +164,7 @@ try {
     addEventListener("securitypolicyviolation", (event) =>
       globalThis.violations.push(`${event.violatedDirective} ${event.blockedURI}`));
   });
-  const answer = await page.goto(new URL("/?channel=machine", base).href);
+  const answer = await page.goto(new URL("?channel=machine", base).href);
   const policy = answer.headers()["content-security-policy"] ?? "";
   check("strict policy", policy.includes("default-src 'none'") && !policy.includes("unsafe"), policy);
   await checkReceiving(page);

@@ -47,7 +47,8 @@ export class Course extends EventTarget {
   /** The channel's address with a query. */
   url(query = {}) {
     const search = new URLSearchParams(query).toString();
-    return `${location.origin}/channels/${encodeURIComponent(this.channel)}${search && `?${search}`}`;
+    const path = `channels/${encodeURIComponent(this.channel)}${search && `?${search}`}`;
+    return new URL(path, new URL("./", location.href)).href; // the page may be below a path, in an application
   }
 
   stateChanged(reader) {

@@ -10,7 +10,7 @@ export class WebSocketReader extends Reader {
   static kind = "websocket";
   static title = "WebSocket";
   static how = "subprotocol everywire.json";
-  static curl = (url, channel) => `everywire subscribe ${new URL(url).origin} '${channel}' --transport websocket`;
+  static curl = (url, channel) => `everywire subscribe ${url.split("/channels/")[0]} '${channel}' --transport websocket`;
 
   session(signal) {
     const url = new URL(this.url(), location.href);
