@@ -310,7 +310,9 @@ async def lose_everything(engine: Engine) -> None:
     engine.start()
 
 
-async def test_a_store_that_lost_its_data_gets_a_new_epoch_and_readers_are_told(engine: Engine) -> None:
+async def test_a_store_that_lost_its_data_gets_a_new_epoch_and_readers_are_told(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     async with live_node(engine, "p") as one, live_node(engine, "p") as two:
         readers = [await one.subscribe("a"), await two.subscribe("a")]
         for number in range(5):
@@ -327,6 +329,8 @@ async def test_a_store_that_lost_its_data_gets_a_new_epoch_and_readers_are_told(
             assert [gap.reason for gap in gaps(reader)] == ["reset"]
         assert {(await heads(node.broker, "a"))["a"].epoch for node in (one, two)} == {after.epoch}
         assert one.broker.statistics()["epochs_made"] + two.broker.statistics()["epochs_made"] == 2
+        assert one.broker.statistics()["new_epochs"] + two.broker.statistics()["new_epochs"] == 1
+        assert "the store of NATS lost data" in caplog.text  # operators are told, too
 
 
 async def grown_store(engine: Engine, nodes: list[LiveNode]) -> str:

@@ -193,6 +193,7 @@ class NatsBroker:
             "canaries_sent": canary.sent,
             "channels": self.log.upkeep.count,
             "epochs_made": self._epochs.made,
+            "new_epochs": self._epochs.renewed,
             "hints_lost": link.lost,
             "posts_dropped": self.control.dropped,
             "reconnects": link.reconnects,

@@ -59,7 +59,9 @@ class Epochs:
     ) -> None:
         self.epoch = ""
         self.made = 0
-        """New epochs that this node gave the store."""
+        """New epochs that this node gave the store, its first one included."""
+        self.renewed = 0
+        """Those because it lost data."""
         self.changed: Callable[[], None] = lambda: None
         self.channels = 0
         """Channels in the store when it was looked at last, those just forgotten included."""
@@ -95,7 +97,7 @@ class Epochs:
             has_lost = await self._has_lost(infos, tides)
         # Another node may have given it its new epoch meanwhile, and this one may have been told.
         if meta is None or (has_lost and meta.epoch == epoch):
-            if meta is not None:
+            if epoch:
                 _log.error("the store of NATS lost data; it gets a new epoch, and readers are told")
             await self._renew(meta, seq)
         else:
@@ -143,6 +145,7 @@ class Epochs:
         try:
             await self._streams.append(self._names.meta_subject, _encoder.encode(new), seq)
             self.made += 1
+            self.renewed += bool(self.epoch)
         except Conflict:
             found, _ = await self._get()
             if found is None:
