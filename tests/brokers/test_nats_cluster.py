@@ -31,8 +31,7 @@ LIMITS = Limits(canary_interval_s=0.3, canary_timeout_s=2.0, broker_timeout_s=8.
 
 @pytest.fixture
 def engines(tmp_path: Path) -> Iterator[list[Engine]]:
-    newer = os.environ.get("EVERYWIRE_NATS_SERVER", "")
-    if not newer:
+    if not os.environ.get("EVERYWIRE_NATS_SERVER"):
         pytest.skip("EVERYWIRE_NATS_SERVER names no nats-server 2.10.20 or newer, which replicas want")
     routes = [free_port() for _ in range(3)]
     every = ",".join(f"nats://127.0.0.1:{port}" for port in routes)
@@ -41,7 +40,6 @@ def engines(tmp_path: Path) -> Iterator[list[Engine]]:
         options = ["--name", f"n{number}", "--cluster_name", "c", "--routes", every]
         cluster = f"nats://127.0.0.1:{port}"
         found.append(nats_engine(tmp_path / f"n{number}", *options, "--cluster", cluster))
-        found[-1].command[0] = newer
     with ExitStack() as stack:
         stack.enter_context(running(*found))
         yield found
