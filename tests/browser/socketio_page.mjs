@@ -18,6 +18,24 @@ const { page: url, cases } = JSON.parse(process.argv[2]);
 
 const script = (version) => join(dirname(require.resolve(`socket.io-client-${version}/package.json`)), "dist/socket.io.js");
 
+/** Keep note of what a page asked for last, and how it went; returns a function that tells it. */
+function watch(page) {
+  const KEPT = 60;
+  const trail = [];
+  const note = (what, request, more = "") => {
+    const { pathname, searchParams } = new URL(request.url());
+    const asked = `${request.method()} ${pathname} j=${searchParams.get("j")} t=${searchParams.get("t")}`;
+    const up = request.postDataBuffer()?.length ?? 0;
+    if (trail.push(`${new Date().toISOString().slice(14, 23)} ${what} ${asked} ${up} up ${more}`) > KEPT) trail.shift();
+  };
+  page.on("request", (request) => note("asks", request));
+  page.on("response", (response) => note("answer", response.request(), response.status()));
+  page.on("requestfinished", (request) => note("finished", request));
+  page.on("requestfailed", (request) => note("failed", request, request.failure()?.errorText));
+  page.on("pageerror", (error) => trail.push(`error in the page: ${error}`));
+  return () => trail.join("\n  ");
+}
+
 async function open(context, address) {
   const page = await context.newPage();
   await page.goto(address);
@@ -29,6 +47,9 @@ async function open(context, address) {
   await page.evaluate(`window.scenario = ${scenario}`);
   return page;
 }
+
+/** What a case says that ended before its end. */
+const ABORTED = "ran to its end";
 
 /** Runs in a page. */
 async function runAll(cases) {
@@ -60,8 +81,11 @@ await withBrowser(async (browser) => {
   const pages = [[url, shared], ...own.map((one) => [`${one.base}/livez`, [one]])];
   await Promise.all(
     pages.map(async ([address, ours]) => {
-      const checks = await (await open(context, address)).evaluate(runAll, ours);
+      const page = await open(context, address);
+      const trail = watch(page);
+      const checks = await page.evaluate(runAll, ours);
       ours.forEach(({ name }, index) => (results[name] = checks[index]));
+      for (const check of checks.flat()) if (check.name === ABORTED) check.detail += `\n  ${new Date().toISOString()} ${trail()}`;
     }),
   );
   if (own.length) {

@@ -21,6 +21,7 @@ __all__ = ["SECRET", "Talk", "talking", "token_of"]
 SECRET: Final = "a secret that is long enough for tests"
 NAMESPACES: Final = ("/", "/chat")
 _OUTAGE_S: Final = 0.3
+_PATIENCE_S: Final = 40
 
 
 def token_of(user: str) -> str:
@@ -97,7 +98,7 @@ class Talk:
     # -- what clients ask for -------------------------------------------------------------------------
 
     async def _ask(self, session: Any, data: Any) -> Any:
-        return list(await session.call("question", data["number"], timeout_s=10))
+        return list(await session.call("question", data["number"], timeout_s=_PATIENCE_S))
 
     async def _ask_in_vain(self, session: Any, data: Any) -> str:
         try:
