@@ -73,6 +73,42 @@ def test_a_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pyt
         state_dir(str(tmp_path))
 
 
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_directory_in_what_somebody_else_made_for_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_link: bool
+) -> None:
+    public = tmp_path / "tmp"
+    public.mkdir()
+    public.chmod(0o1777)
+    (tmp_path / "real").mkdir()
+    if is_link:
+        (public / "app").symlink_to(tmp_path / "real")
+    else:
+        (public / "app").mkdir()
+    if os.geteuid():
+        uid = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    else:
+        os.chown(public / "app", 12_345, 12_345, follow_symlinks=False)
+    with pytest.raises(SettingsError, match="in a directory for all"):
+        state_dir(str(public / "app" / "state"))
+    assert not (public / "app" / "state").exists()
+
+
+def test_a_runtime_directory_of_another_user_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(theirs))
+    if os.geteuid():
+        monkeypatch.setattr("everywire.brokers.state._is_own", lambda runtime: False)
+    else:
+        os.chown(theirs, 12_345, 12_345)
+    assert state_dir() == tmp_path / f"everywire-{os.geteuid()}"
+
+
 def test_a_link_or_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     (tmp_path / "file").write_text("")

@@ -43,7 +43,8 @@ def state_dir(given: str = "", *, name: str = "", mounts: Path | None = None) ->
     It is what was given, else ``$EVERYWIRE_STATE_DIR``, else ``$XDG_RUNTIME_DIR/everywire``, else
     ``everywire-<uid>`` in the directory for temporary files; with a ``name``, the directory of that name in
     it, so that servers of one user with several configurations stay apart. `SettingsError` when it belongs to
-    somebody else, when others may write to it, when it cannot be made, or on a network file system.
+    somebody else, when others may write to it, when it lies in what somebody else made in a directory for
+    all, when it cannot be made, or on a network file system.
     """
     directory = Path(os.path.abspath(given)) if given else _default()
     for wanted in (directory, directory / name) if name else (directory,):
@@ -58,14 +59,39 @@ def _default() -> Path:
     if chosen:
         return Path(os.path.abspath(chosen))
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isabs(runtime) and os.path.isdir(runtime):
+    if runtime and os.path.isabs(runtime) and _is_own(runtime):
         return Path(runtime) / "everywire"
     return Path(tempfile.gettempdir()) / f"everywire-{os.geteuid()}"
+
+
+def _is_own(runtime: str) -> bool:
+    """Say whether a directory for runtime files is this user's, as it has to be (XDG Base Directory
+    Specification): su and sudo may leave another user's in the environment, who could replace all in it."""
+    try:
+        found = os.stat(runtime)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def _check_way(directory: Path) -> None:
+    """Refuse a directory on whose way there is what somebody else made in a directory for all: they could
+    put another in its place at any time."""
+    trusted = {0, os.geteuid()}
+    for path in (directory, Path(os.path.realpath(directory))):
+        for above in path.parents:
+            found = os.lstat(above)
+            if found.st_uid not in trusted and os.stat(above.parent).st_mode & stat.S_IWOTH:
+                raise SettingsError(
+                    f"the state directory {directory} lies in {above}, which another user (uid"
+                    f" {found.st_uid}) made in a directory for all; name one of your own"
+                )
 
 
 def _make(directory: Path) -> None:
     try:
         os.makedirs(directory.parent, exist_ok=True)
+        _check_way(directory)
         try:
             os.mkdir(directory, 0o700)
         except FileExistsError:
