@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import sqlite3
 import struct
@@ -34,7 +35,7 @@ from everywire.hub.interfaces import Item
 from everywire.sessions.dialects import SSE as SESSION_SSE
 from everywire.sessions.dialects import WEBSOCKET_JSON, WEBSOCKET_PROTOBUF
 from everywire.sockets.event_encoder import EventEncoder
-from everywire.testing.broker_driving import Call, RecordingSink, publish, until
+from everywire.testing.broker_driving import Call, RecordingSink, append, publish, until
 from everywire.transports.encoders import ENVELOPE, NDJSON, PAGE, RAW, SSE
 from tests.brokers.sqlite_nodes import sqlite_broker
 
@@ -210,6 +211,46 @@ async def test_a_store_whose_row_was_damaged_is_an_error_until_it_is_put_right(t
                     await asyncio.sleep(0.05)
             assert found["a"].last == first.offset
         other.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's files")
+@pytest.mark.parametrize("is_directory", [False, True])
+async def test_what_another_user_puts_in_the_place_of_the_store_is_not_touched(
+    tmp_path: Path, is_directory: bool
+) -> None:
+    directory, other, victim = tmp_path / "state", tmp_path / "other", tmp_path / "victim"
+    directory.mkdir()
+    other.mkdir()
+    victim.write_text("of this user")
+    victim.chmod(0o644)
+    path = directory / "e.sqlite3"
+    async with sqlite_broker(path) as broker:
+        first = await publish(broker, "a")
+        (other / path.name).symlink_to(victim)
+        for made in (other, other / path.name):
+            os.chown(made, 12_345, 12_345, follow_symlinks=False)
+        mine = tmp_path / "mine"
+        if is_directory:
+            directory.rename(mine)
+            other.rename(directory)
+        else:
+            path.rename(mine)
+            (other / path.name).rename(path)
+        with pytest.raises(AssertionError, match="the log store failed"):
+            await publish(broker, "a")
+        assert victim.read_text() == "of this user" and victim.stat().st_mode & 0o777 == 0o644
+        if is_directory:
+            directory.rename(other)
+            mine.rename(directory)
+        else:
+            path.unlink()
+            mine.rename(path)
+        # The file alone has lost its write-ahead log: then its epoch may be another.
+        await until(lambda: broker.health().ready)
+        async with asyncio.timeout(20):
+            while isinstance((await append(broker, Draft("a", b"2")))[0], BrokerError):
+                await asyncio.sleep(0.05)
+        assert not is_directory or (await publish(broker, "a"))[:2] == (first.epoch, 3)
 
 
 # -- Redis ------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ when heads are compared. It does not span machines, and refuses files on network
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -245,7 +246,14 @@ class SqliteBroker:
 
     async def _chirp(self, token: bytes) -> None:
         self._has_chirped = False
-        await self._writer.thread.ask(lambda at: None)
+        try:
+            await self._writer.thread.ask(lambda at: None)
+        except BrokerError:
+            # So that the reader lets go of a file that is no more: SQLite shares what belongs to an inode
+            # within a process, and the writer could not open one that is put back.
+            with contextlib.suppress(BrokerError):
+                await self._reader.thread.ask(lambda view: None)
+            raise
         await self._reader.thread.ask(lambda view: None)
         self._has_chirped = True
         self._bus.chirp(token)

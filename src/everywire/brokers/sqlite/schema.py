@@ -161,6 +161,7 @@ def _make_private(path: Path) -> None:
     """
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        _check_own(path)
         if not path.exists():
             # They belong to a file that was removed, and would be taken for the new one's.
             for left_over in ("-wal", "-shm"):
@@ -177,6 +178,13 @@ def _make_private(path: Path) -> None:
             path.chmod(0o600)
     except OSError as error:
         raise sqlite3.OperationalError(f"{path}: {error.strerror}") from None
+
+
+def _check_own(path: Path) -> None:
+    """Refuse what somebody else has put in the place of the file or of its directory, under way or before."""
+    for found in (os.stat(path.parent), *([os.lstat(path)] if os.path.lexists(path) else [])):
+        if found.st_uid not in (os.geteuid(), 0):
+            raise sqlite3.OperationalError(f"{path} belongs to another user (uid {found.st_uid})")
 
 
 def _prepare(connection: sqlite3.Connection, is_full: bool, seen: int) -> None:
