@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import nats
 import pytest
 
 from everywire.brokers.nats.address import token
+from everywire.brokers.nats.message import Message, State
+from everywire.brokers.record import pack
+from everywire.core.publication import Draft
 from everywire.testing.broker_driving import publish, until
 from tests.brokers.nats_nodes import nats_broker
 from tests.brokers.redis_nodes import nodes
@@ -117,6 +121,26 @@ async def test_a_value_at_nats_that_is_none_hides_no_other_and_goes(engine: Engi
         await broker._values._stroll()
         assert await broker._values.newest(subject) is None, "it would be there for ever"
         assert await broker.leases.members("group") == {"ann": b"1"}
+    await stranger.close()
+
+
+async def test_messages_of_strangers_do_not_end_the_housekeeping(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    stranger = await nats.connect(f"nats://127.0.0.1:{engine.port}")
+    async with nats_broker(engine, "x") as broker:
+        await publish(broker, "a")
+        message = Message.make(("w", 1), 0, State("e", 1, 1, 1, 0), (pack(Draft("a", b"1"), 0),)).encode()
+        for shard in range(2):
+            for name in ("bad!name", "a.b", "zoé"):
+                await stranger.publish(f"x.c.{shard}.{name}", b"\xc1")
+                await stranger.publish(f"x.c.{shard}.{name}", message)
+        await stranger.flush()
+        for _ in range(4):
+            await broker.log.upkeep._stroll()
+        assert not caplog.records
+        assert (await publish(broker, "a")).offset == 2
     await stranger.close()
 
 

@@ -27,7 +27,7 @@ from everywire.brokers.nats.link import NotThere
 from everywire.brokers.nats.message import Message, State, floor_of
 from everywire.brokers.nats.parts import Parts
 from everywire.brokers.nats.writer import Writer
-from everywire.core.errors import BrokerBusy, BrokerError
+from everywire.core.errors import BrokerBusy, BrokerError, EverywireError
 
 __all__ = ["Upkeep"]
 
@@ -316,11 +316,11 @@ class Upkeep:
         for stored in portion:
             try:
                 state = Message.decode(stored.data).state
-            except BrokerError as error:
+                name = parts.names.channel_of(stored.subject)
+                channel = parts.channels.of(name)
+            except EverywireError as error:
                 _log.warning("housekeeping at NATS passes over a message: %s", error.sentence)
                 continue
-            name = parts.names.channel_of(stored.subject)
-            channel = parts.channels.of(name)
             grace_ms = int(channel.window.max_age_s * 1000) + 60_000
             if name in seen or state.last_ms > now_ms - grace_ms:
                 continue
