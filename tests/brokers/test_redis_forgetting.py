@@ -184,3 +184,19 @@ async def test_leases_of_a_full_group_are_refused_until_some_end(node: Make) -> 
     broker.clock.passes(11)  # type: ignore[attr-defined]
     await broker.leases.put("room", "cid", b"3", 10)
     assert await broker.leases.members("room") == {"bob": b"4", "cid": b"3"}
+
+
+async def test_what_strangers_entered_keeps_no_channel_from_being_forgotten(
+    node: Make, server: Engine
+) -> None:
+    broker = await node()
+    await publish(broker, "a")
+    await publish(broker, "damaged")
+    names = broker._names
+    for score, name in (("0", "\\xff"), ("-inf", "bad name"), ("-inf", "good.name"), ("1", "")):
+        enter = f"redis.call('ZADD', KEYS[1], ARGV[1], '{name}')"
+        await asyncio.to_thread(redis_command, server.port, "EVAL", enter, "1", names.channels, score)
+    await asyncio.to_thread(redis_command, server.port, "HSET", names.meta("damaged"), "l", "x")
+    await forget(broker, "a")
+    found = await asyncio.to_thread(redis_command, server.port, "ZRANGE", names.channels, "0", "-1")
+    assert found.split("\n") == ["damaged"]

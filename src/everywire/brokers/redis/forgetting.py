@@ -27,6 +27,8 @@ from everywire.brokers.redis.scripts import CLAIM, FINISH, RAISE
 from everywire.brokers.redis.servers import Servers
 from everywire.core.errors import BrokerError
 from everywire.core.limits import Limits
+from everywire.core.names import is_name
+from everywire.core.position import MAX_OFFSET
 
 __all__ = ["Forgetter"]
 
@@ -77,6 +79,9 @@ class Forgetter:
                         break
         except BrokerError as error:
             _log.debug("idle channels are not forgotten now: %s", error.sentence)
+        except Exception:
+            # The top of a task, begun again a second later.
+            _log.exception("idle channels could not be forgotten")
 
     async def make_room(self) -> None:
         """Forget some channels, idle or not, once for all who wait for room."""
@@ -102,7 +107,8 @@ class Forgetter:
         if len(claimed) == 2:
             return 0
         claim, now_ms = claimed[0].decode(), int(claimed[1])
-        channels = [(name.decode(), int(float(due))) for name, due in claimed[2:]]
+        entered = [(name.decode("utf-8", "replace"), name, _whole(due)) for name, due in claimed[2:]]
+        channels = [(channel, due) for channel, _, due in entered if is_name(channel)]
         lanes = [self._lanes.lane(channel) for channel, _ in channels]
         found = await asyncio.gather(*(self._look_at(lane, is_forced) for lane in lanes))
         idle = [(lane, int(one[1])) for lane, one in zip(lanes, found, strict=True) if one[0] == b"idle"]
@@ -111,11 +117,15 @@ class Forgetter:
             await self._ask(RAISE.sha, 1, names.store, floor)
         dropped = await asyncio.gather(*(self._drop(lane, last, is_forced) for lane, last in idle))
         after = dict(zip((lane.channel for lane, _ in idle), dropped, strict=True))
+        # What is no channel's name somebody else has entered; it goes.
         finish: list[Argument] = []
+        for channel, name, _ in entered:
+            if not is_name(channel):
+                finish += (name, "")
         for (channel, due_ms), one in zip(channels, found, strict=True):
             finish += (channel, self._due(after.get(channel, one), due_ms, now_ms))
         await self._ask(FINISH.sha, 1, names.channels, claim, *finish)
-        return len(channels)
+        return len(entered)
 
     def _due(self, found: Reply, due_ms: int, now_ms: int) -> Argument:
         """Return when a channel is to be looked at again; an empty text when it is no more."""
@@ -132,7 +142,14 @@ class Forgetter:
     async def _look_at(self, lane: Lane, is_forced: bool) -> Reply:
         if lane.channel in self._watched:
             return [b"watched", 0]
-        return await self._servers.ask(lane.slot, ("EVALSHA", LOOK.sha, *self._arguments(lane, is_forced)))
+        try:
+            return await self._servers.ask(
+                lane.slot, ("EVALSHA", LOOK.sha, *self._arguments(lane, is_forced))
+            )
+        except BrokerError as error:
+            # One that is damaged must not keep the others from being forgotten.
+            _log.debug("an idle channel cannot be looked at: %s", error.sentence)
+            return [b"watched", 0]
 
     async def _drop(self, lane: Lane, last: int, is_forced: bool) -> Reply:
         command = ("EVALSHA", DROP.sha, *self._arguments(lane, is_forced), last)
@@ -145,3 +162,8 @@ class Forgetter:
 
     async def _ask(self, *command: Argument) -> Reply:
         return await self._servers.ask(self._slot, ("EVALSHA", *command))
+
+
+def _whole(due: bytes) -> int:
+    """Return a time in the registry, which knows infinite ones, too."""
+    return int(min(max(float(due), -MAX_OFFSET), MAX_OFFSET))
