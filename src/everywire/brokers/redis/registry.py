@@ -169,7 +169,8 @@ class Registry:
         generation = self._servers.generation
         suspects, self._suspects = self._suspects, set()
         only = None if generation != self._verified or "" in suspects else suspects
-        self._is_comparing = True
+        # On a cluster a server that is away makes comparing last, and must not hold up all the others.
+        self._is_comparing = not self._names.is_cluster
         try:
             wait_s = await self._enter()
             above = self._newest if _is_newer(self._newest, self.epoch) else ""
