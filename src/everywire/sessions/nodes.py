@@ -143,7 +143,8 @@ class Nodes:
         if not is_fresh or any(name not in self._living and name not in self._missed for name in others):
             self._living = frozenset(await self._broker.leases.members(GROUP)) - self._dead
             self._read_s = now_s
-            self._missed = {name for name in others if name not in self._living}
+            missed = self._missed.union(others) - self._living
+            self._missed = missed if len(missed) <= _MAX_REMEMBERED else set()
         gone = [name for name in others if name not in self._living]
         if now_s - self._failed_s < self._limits.node_ttl_s:
             return [name for name in gone if name in self._dead]
