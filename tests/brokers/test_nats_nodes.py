@@ -214,7 +214,7 @@ async def test_a_channel_whose_writer_is_gone_is_kept_in_order_by_others(engine:
         for _ in range(300):
             other.log.upkeep._strolled_s = -1_000.0
             other.sweep()
-            if other.statistics()["forgotten"]:
+            if other.statistics()["channels_forgotten"]:
                 break
             await asyncio.sleep(0.02)
         assert not (await heads(other, "a"))["a"].exists

@@ -36,7 +36,7 @@ __all__ = [
     "webhook_figures",
 ]
 
-BROKER_NOW: Final = frozenset({"channels", "unfinished", "unfinished_appends"})
+BROKER_NOW: Final = frozenset({"channels", "unfinished_appends"})
 """Names in a broker's statistics that are no running totals."""
 _SOCKETIO_NOW: Final = {
     "connections": "Connections that speak Socket.IO",

@@ -35,7 +35,7 @@ class Counters:
     hints_sent: int = 0
     hints_received: int = 0
     hints_lost: int = 0
-    forgotten: int = 0
+    channels_forgotten: int = 0
     purges: int = 0
 
 

@@ -231,7 +231,7 @@ class Upkeep:
             if large is not None:
                 await parts.streams.purge(large_stream, large_subject, large.seq + 1)
             self.count -= 1
-            parts.counters.forgotten += 1
+            parts.counters.channels_forgotten += 1
             now_s = asyncio.get_running_loop().time()
             self._gone.append((now_s + SETTLED_S, channel, channel.seq))
             if channel.state is not None and channel.state.is_gone:

@@ -154,7 +154,7 @@ class RedisBroker:
             "batches": lanes.calls,
             "errors": lanes.errors,
             "buffered": lanes.buffered,
-            "unfinished": lanes.unfinished,
+            "unfinished_appends": lanes.unfinished,
             "hints_sent": log.hints_sent + self._sent,
             "hints_received": bus.received,
             "hints_lost": log.hints_lost,
@@ -165,7 +165,7 @@ class RedisBroker:
             "canaries_lost": self._canary.lost,
             "new_epochs": self._registry.renewed,
             "channels_forgotten": self._forgetter.forgotten,
-            "frames_dropped": self.control.dropped,
+            "posts_dropped": self.control.dropped,
         }
 
     # -- the bus ------------------------------------------------------------------------

@@ -216,7 +216,7 @@ class SqliteBroker:
             "hints_sent": bus.hints_sent,
             "hints_received": bus.hints_received,
             "hints_lost": bus.dropped(),
-            "letters_lost": bus.letters_lost + self.control.dropped,
+            "posts_dropped": bus.letters_lost + self.control.dropped,
             "bus_bytes_out": bus.bytes_out,
             "bus_bytes_in": bus.bytes_in,
             "reconnects": bus.rebound,
