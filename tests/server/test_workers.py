@@ -395,7 +395,7 @@ async def test_metrics_are_the_sums_and_never_go_backwards() -> None:
         text = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text("utf-8")
         named = set(re.findall(r"`(everywire_(?:broker|workers)[a-z_]*(?:\{[^}`]*\})?)`", text))
         assert len(named) >= 4
-        named -= {"everywire_broker_total", "everywire_broker_channels", "everywire_broker_unfinished_appends"}
+        named -= {f"everywire_broker_{name}" for name in ("total", "channels", "unfinished_appends")}
         assert named <= figures.keys(), "the document names what there is"
         await asyncio.sleep(0.5)
         pid = cluster.kill(0)
