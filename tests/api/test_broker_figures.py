@@ -11,7 +11,7 @@ from everywire.brokers.memory import MemoryBroker
 
 class CountingBroker(MemoryBroker):
     def statistics(self) -> Mapping[str, int]:
-        return {"appends": 3, "unfinished": 2}
+        return {"appends": 3, "unfinished_appends": 2}
 
     def health(self) -> Health:
         return Health(False, "deaf")
@@ -20,7 +20,7 @@ class CountingBroker(MemoryBroker):
 def test_totals_are_counters_and_what_is_now_are_gauges() -> None:
     text = render(broker_figures(CountingBroker())).decode()
     assert 'everywire_broker_total{what="appends"} 3.0' in text
-    assert "# TYPE everywire_broker_unfinished gauge" in text and "everywire_broker_unfinished 2.0" in text
+    assert "# TYPE everywire_broker_unfinished_appends gauge" in text and "everywire_broker_unfinished_appends 2.0" in text
     assert "everywire_broker_ready 0.0" in text
 
 
