@@ -20,7 +20,8 @@ class CountingBroker(MemoryBroker):
 def test_totals_are_counters_and_what_is_now_are_gauges() -> None:
     text = render(broker_figures(CountingBroker())).decode()
     assert 'everywire_broker_total{what="appends"} 3.0' in text
-    assert "# TYPE everywire_broker_unfinished_appends gauge" in text and "everywire_broker_unfinished_appends 2.0" in text
+    assert "# TYPE everywire_broker_unfinished_appends gauge" in text
+    assert "everywire_broker_unfinished_appends 2.0" in text
     assert "everywire_broker_ready 0.0" in text
 
 
