@@ -83,18 +83,20 @@ export class Connector {
   stop(ending) {
     if (!this.#isWanted) return;
     this.#isWanted = false;
-    this.#stopAttempts();
-    this.#moving?.cancel(ending);
+    this.#stopAttempts(ending);
     this.session?.close(ending);
     this.session = null;
   }
 
-  #stopAttempts() {
+  #stopAttempts(ending) {
     this.#retry.clear();
     this.#climb.clear();
     const race = this.#race;
     this.#race = null;
     race?.cancel();
+    const moving = this.#moving;
+    this.#moving = null;
+    moving?.cancel(ending);
   }
 
   // -- making a connection -----------------------------------------------------------------
@@ -180,7 +182,7 @@ export class Connector {
     if (lifeMs >= MIN_LIFE_MS) this.#backoff.succeeded();
     this.#strikes.lived(session.transport, lifeMs >= MIN_LIFE_MS || ending.isServers);
     this.#isNarrow = true;
-    this.#stopAttempts();
+    this.#stopAttempts(ending);
     this.#failed(ending);
   }
 
@@ -233,9 +235,8 @@ export class Connector {
       this.#isLastKnown &&= transport === this.#last;
       this.#last = transport;
     }
-    this.#stopAttempts();
     const ending = new Ending("lost", "a new connection was asked for");
-    this.#moving?.cancel(ending);
+    this.#stopAttempts(ending);
     this.session?.close(ending);
     if (this.session) this.#host.closed(ending, 0);
     this.session = null;

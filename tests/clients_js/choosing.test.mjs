@@ -236,6 +236,36 @@ test("a move that breaks half-way costs a reconnect, and nothing else", async ()
   assert.deepEqual(seen, ["between", "after"]);
 });
 
+for (const [what, interrupt] of [
+  ["reconnect()", (wire) => wire.reconnect("poll")],
+  ["disconnect() and connect()", (wire) => (wire.disconnect(), wire.connect())],
+]) {
+  test(`after ${what} in the middle of a move it climbs again`, async () => {
+    const blocked = (request) => (isUpgrade(request) ? { status: 403 } : null);
+    server.script.request = blocked;
+    const wire = open();
+    const seen = [];
+    wire.channel("a").on("publication", ({ data }) => seen.push(data));
+    await wire.connect();
+    await wire.channel("a").subscribe();
+    server.script.request = () => null;
+    server.script.command = (name, _command, session) => (name === "subscribe" && session.transport === "websocket" ? "ignore" : null);
+    const isMoving = () => server.asked.some(({ transport, command }) => transport === "websocket" && command.subscribe);
+    wire.climb();
+    await until(isMoving, "the move has begun");
+    server.script.request = blocked;
+    await interrupt(wire);
+    await until(() => wire.state === "connected");
+    assert.notEqual(wire.transport, "websocket");
+    server.script.request = () => null;
+    server.script.command = () => null;
+    wire.climb();
+    assert.equal((await next(wire, "moved")).to, "websocket");
+    server.publish("a", "after");
+    await until(() => seen.length === 1);
+  });
+}
+
 test("a transport that is cut right after it worked, twice, comes last for a while", async () => {
   const wire = open();
   await wire.connect();

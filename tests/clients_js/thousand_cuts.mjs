@@ -11,8 +11,11 @@ import { sleep, until } from "./until.mjs";
 
 const CHANNELS = ["a", "b", "c"];
 const MEAN_MS = 18;
-/** One pause in eight is long enough for streams to prove themselves, and for moves to come to their end. */
+/** One pause in eight is long enough for streams to prove themselves, and for moves on a quick machine. */
 const LONG_MS = 150;
+/** After so many rounds it is left alone until a move came to its end, however slow the machine. */
+const ROUNDS_IN_BETWEEN = 100;
+const PATIENCE_MS = 2_000;
 const PUBLISH_MS = 4;
 
 const [proxy, server, seed, cuts] = process.argv.slice(2);
@@ -63,7 +66,23 @@ const acts = [
   () => reader.climb(),
   () => (reader.disconnect(), reader.connect().catch(() => {})),
 ];
+
+/** From a transport that has better ones to one of those, while numbers go on. */
+async function moveInPeace() {
+  const before = told.moved;
+  let nextTryMs = 0;
+  await until(() => {
+    if (Date.now() > nextTryMs) {
+      reader.reconnect(pick(TRANSPORTS.slice(1)));
+      nextTryMs = Date.now() + PATIENCE_MS;
+    }
+    reader.climb();
+    return told.moved > before;
+  }, "the client moved");
+}
+
 for (let round = 0; round < Number(cuts); round++) {
+  if (round % ROUNDS_IN_BETWEEN === ROUNDS_IN_BETWEEN - 1) await moveInPeace();
   await pick(acts)();
   await sleep(-MEAN_MS * Math.log(1 - random()) + (random() < 1 / 8 ? LONG_MS : 0));
 }

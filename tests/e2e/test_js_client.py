@@ -164,7 +164,7 @@ async def cut_often(seed: int, folder: Path) -> None:
     assert set(told["counts"].values()) == {told["published"]}
     assert told["published"] > 1_000
     assert set(told["connected"]) == {"websocket", "http_stream", "sse", "long-poll", "poll"}
-    assert told["outcomes"]["recovered"] > 100 and told["moved"] > 0, told
+    assert told["outcomes"]["recovered"] > 100 and told["moved"] >= 10, told
 
 
 async def test_a_thousand_cuts_and_changes_of_transport(tmp_path: Path) -> None:
