@@ -138,8 +138,8 @@ async def test_a_node_that_dies_while_it_forgets_leaves_nothing_behind(
 
     monkeypatch.setattr(dies._forgetter, "_drop", die)
     dies.sweep()
-    assert dies._forgetter._sweeping is not None
-    await dies._forgetter._sweeping
+    assert dies._forgetter._sweeping.task is not None
+    await dies._forgetter._sweeping.task
     assert (await heads(lives, "a"))["a"].exists
     await forget(lives, "a")
     channels = dies._names.channels

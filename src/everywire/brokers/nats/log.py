@@ -190,16 +190,20 @@ class NatsLog:
         known.watched += 1
         if known.watched == 1:
             known.told = 0
-        if known.watched == 1 and not known.is_followed:
-            parts.link.want(parts.names.hint_subject(channel), partial(self._hinted, known))
+            self._listen(known)
 
     def unwatch(self, channel: str) -> None:
         """Stop to tell the sink of a channel."""
         parts = self._parts
         known = parts.channels.of(channel)
         known.watched = max(known.watched - 1, 0)
-        if not known.watched and not known.is_followed:
-            parts.link.want(parts.names.hint_subject(channel), None)
+        if not known.watched:
+            self._listen(known)
+
+    def _listen(self, channel: Channel) -> None:
+        """Hear the hints of a channel, or no longer, as they are needed now."""
+        heard = partial(self._hinted, channel) if channel.watched or channel.is_followed else None
+        self._parts.link.want(self._parts.names.hint_subject(channel.name), heard)
 
     def _follow(self, channel: Channel) -> None:
         """Hear the hints of a channel that other nodes write to, too, as long as they do."""
@@ -207,9 +211,7 @@ class NatsLog:
             return
         channel.is_followed = True
         self._followed.add(channel)
-        if not channel.watched:
-            subject = self._parts.names.hint_subject(channel.name)
-            self._parts.link.want(subject, partial(self._hinted, channel))
+        self._listen(channel)
 
     def sweep(self) -> None:
         """Do a bounded part of the housekeeping, in the background."""
@@ -217,8 +219,7 @@ class NatsLog:
         for channel in [one for one in self._followed if one.contended_s < end_s]:
             channel.is_followed = False
             self._followed.discard(channel)
-            if not channel.watched:
-                self._parts.link.want(self._parts.names.hint_subject(channel.name), None)
+            self._listen(channel)
         self.upkeep.sweep()
 
     def _hinted(self, channel: Channel, msg: Msg) -> None:

@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from everywire.brokers.chore import Chore
 from everywire.brokers.nats.channels import Channel
 from everywire.brokers.nats.link import NotThere
 from everywire.brokers.nats.message import Message, State, floor_of
@@ -37,7 +38,7 @@ _HANDLED: Final = 50
 """Channels that one sweep asks the engine for."""
 _SLACK_MESSAGES: Final = 64
 """Messages beyond the window that may wait to be purged together."""
-SETTLED_S: Final = 15.0
+_SETTLED_S: Final = 15.0
 """For how long a message says that a channel is gone; appends end sooner."""
 _STROLL_S: Final = 30.0
 """Between two looks at a part of a stream, for channels whose writer is gone."""
@@ -55,7 +56,7 @@ class Upkeep:
         self.count = 0
         """Channels in the store, as far as is known: exact as long as no other node makes any."""
         self._parts = parts
-        self._task: asyncio.Task[None] | None = None
+        self._chore = Chore(self._sweep, "housekeeping at NATS")
         self._round: deque[str] = deque()
         self._gone: deque[tuple[float, Channel, int]] = deque()
         self._room = asyncio.Lock()
@@ -67,34 +68,26 @@ class Upkeep:
 
     def sweep(self) -> None:
         """Begin a bounded part, unless one is under way."""
-        if self._parts.link.is_up and (self._task is None or self._task.done()):
-            self._task = asyncio.get_running_loop().create_task(self._sweep(), name="housekeeping at NATS")
+        if self._parts.link.is_up:
+            self._chore.begin()
 
     async def close(self) -> None:
         """Do no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._chore.close()
 
     async def _sweep(self) -> None:
-        try:
-            await self._bury()
-            handled = 0
-            for channel in self._next_channels():
-                if self._is_due(channel):
-                    await self._handle(channel)
-                    handled += 1
-                    if handled >= _HANDLED:
-                        break
-            loop = asyncio.get_running_loop()
-            if loop.time() >= self._strolled_s + _STROLL_S:
-                self._strolled_s = loop.time()
-                await self._stroll()
-        except BrokerError as error:
-            _log.info("housekeeping at NATS waits: %s", error.sentence)
-        except Exception:
-            # The top of a task, begun again a second later.
-            _log.exception("housekeeping at NATS failed")
+        await self._bury()
+        handled = 0
+        for channel in self._next_channels():
+            if self._is_due(channel):
+                await self._handle(channel)
+                handled += 1
+                if handled >= _HANDLED:
+                    break
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._strolled_s + _STROLL_S:
+            self._strolled_s = loop.time()
+            await self._stroll()
 
     def _next_channels(self) -> Iterable[Channel]:
         if not self._round:
@@ -233,7 +226,7 @@ class Upkeep:
             self.count -= 1
             parts.counters.channels_forgotten += 1
             now_s = asyncio.get_running_loop().time()
-            self._gone.append((now_s + SETTLED_S, channel, channel.seq))
+            self._gone.append((now_s + _SETTLED_S, channel, channel.seq))
             if channel.state is not None and channel.state.is_gone:
                 await parts.streams.purge(channel.stream, channel.subject, channel.seq)
         return was_there

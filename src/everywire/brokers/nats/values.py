@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from everywire.brokers.base import Lease
+from everywire.brokers.chore import Chore
 from everywire.brokers.nats.address import Names, token
 from everywire.brokers.nats.link import Link
 from everywire.brokers.nats.streams import Conflict, Stored, Streams
@@ -55,7 +56,7 @@ class Values:
         self._link = link
         self._limits = limits
         self._clock_ms = clock_ms
-        self._task: asyncio.Task[None] | None = None
+        self._chore = Chore(self._sweep, "sweeping values at NATS")
         self._strolled_s = 0.0
         self._stroll_at = 1
         self._emptied: dict[str, int] = {}
@@ -105,28 +106,20 @@ class Values:
 
     def sweep(self) -> None:
         """Begin to drop a part of what has run out, unless that is under way."""
-        if self._link.is_up and (self._task is None or self._task.done()):
-            self._task = asyncio.get_running_loop().create_task(self._sweep(), name="sweep values at NATS")
+        if self._link.is_up:
+            self._chore.begin()
 
     async def close(self) -> None:
         """Do no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._chore.close()
 
     async def _sweep(self) -> None:
-        try:
-            emptied, self._emptied = self._emptied, {}
-            await self._drop(list(emptied.items()))
-            now_s = asyncio.get_running_loop().time()
-            if now_s >= self._strolled_s + _STROLL_S:
-                self._strolled_s = now_s
-                await self._stroll()
-        except BrokerError as error:
-            _log.info("sweeping values at NATS waits: %s", error.sentence)
-        except Exception:
-            # The top of a task, begun again a second later.
-            _log.exception("sweeping values at NATS failed")
+        emptied, self._emptied = self._emptied, {}
+        await self._drop(list(emptied.items()))
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._strolled_s + _STROLL_S:
+            self._strolled_s = now_s
+            await self._stroll()
 
     async def _drop(self, what: Sequence[tuple[str, int]]) -> None:
         """Drop messages, each with its sequence: a newer one stays."""

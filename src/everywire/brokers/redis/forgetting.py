@@ -16,8 +16,9 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Container, Sequence
-from typing import Any, Final
+from typing import Final
 
+from everywire.brokers.chore import Chore
 from everywire.brokers.redis.address import Names
 from everywire.brokers.redis.channels import DROP, LOOK
 from everywire.brokers.redis.lanes import Lane, Lanes
@@ -63,25 +64,18 @@ class Forgetter:
         self._watched = watched
         self._now = now
         self._slot = names.slot(names.store)
-        self._sweeping: asyncio.Task[None] | None = None
+        self._sweeping = Chore(self._sweep, "forgetting idle channels at Redis", logging.DEBUG)
         self._making: asyncio.Task[int] | None = None
 
     def sweep(self) -> None:
         """Begin to look at some channels, unless that is still going on."""
-        if self._sweeping is None or self._sweeping.done():
-            self._sweeping = asyncio.get_running_loop().create_task(self._sweep(), name="forget channels")
+        self._sweeping.begin()
 
     async def _sweep(self) -> None:
-        try:
-            if self._registry.is_verified:
-                for _ in range(_ROUNDS):
-                    if await self._look(is_forced=False, most=_AT_ONCE) < _AT_ONCE:
-                        break
-        except BrokerError as error:
-            _log.debug("idle channels are not forgotten now: %s", error.sentence)
-        except Exception:
-            # The top of a task, begun again a second later.
-            _log.exception("idle channels could not be forgotten")
+        if self._registry.is_verified:
+            for _ in range(_ROUNDS):
+                if await self._look(is_forced=False, most=_AT_ONCE) < _AT_ONCE:
+                    break
 
     async def make_room(self) -> None:
         """Forget some channels, idle or not, once for all who wait for room."""
@@ -93,10 +87,10 @@ class Forgetter:
 
     async def close(self) -> None:
         """Stop."""
-        tasks: list[asyncio.Task[Any]] = [task for task in (self._sweeping, self._making) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._sweeping.close()
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.gather(self._making, return_exceptions=True)
 
     async def _look(self, *, is_forced: bool, most: int) -> int:
         """Look at some channels, and forget what can be; return how many were looked at."""

@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import socket
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -24,6 +23,7 @@ import msgspec
 from everywire.brokers.base import Sink
 from everywire.brokers.record import unpack
 from everywire.brokers.sqlite.channels import Run
+from everywire.brokers.sqlite.forking import let_go_after_fork
 from everywire.brokers.sqlite.lane import MAX_DATAGRAM_BYTES, Hint, Lane
 from everywire.core.errors import BrokerError, SettingsError
 
@@ -36,9 +36,6 @@ _HAS_PROC: Final = os.path.isdir("/proc/self/fd")
 
 _log: Final = logging.getLogger("everywire.brokers")
 _decoder: Final = msgspec.msgpack.Decoder(list[Hint])
-
-
-_all: weakref.WeakSet[Bus] = weakref.WeakSet()
 
 
 class Bus:
@@ -75,7 +72,7 @@ class Bus:
         self._handle = -1
         self._socket: socket.socket | None = None
         self._bound = 0
-        _all.add(self)
+        let_go_after_fork(self)
 
     # -- life -----------------------------------------------------------------------
 
@@ -344,11 +341,3 @@ def _make_socket() -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     made.setblocking(False)
     return made
-
-
-def _forked() -> None:
-    for bus in _all:
-        bus.forked()
-
-
-os.register_at_fork(after_in_child=_forked)

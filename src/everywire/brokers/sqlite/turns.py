@@ -13,13 +13,12 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-import weakref
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Turns"]
+from everywire.brokers.sqlite.forking import let_go_after_fork
 
-_all: weakref.WeakSet[Turns] = weakref.WeakSet()
+__all__ = ["Turns"]
 
 _PAUSE_S: Final = 0.0001
 _MAX_PAUSE_S: Final = 0.0004
@@ -36,7 +35,7 @@ class Turns:
         self.waited = 0
         """Turns that had to be waited for."""
         self._path = path
-        _all.add(self)
+        let_go_after_fork(self)
         self._turn = self._queue = -1
         self._left_s = -_MAX_COURTESY_S
         self._rude_until_s = 0.0
@@ -100,12 +99,7 @@ class Turns:
             os.close(self._queue)
         self._turn = self._queue = -1
 
-
-def _forked() -> None:
-    """Let go of what a forked process inherits: a lock lasts as long as anybody holds its file, and would
-    outlive a parent that is killed in its turn."""
-    for turns in _all:
-        turns.close()
-
-
-os.register_at_fork(after_in_child=_forked)
+    def forked(self) -> None:
+        """Let go of what a forked process inherits: a lock lasts as long as anybody holds its file, and would
+        outlive a parent that is killed in its turn."""
+        self.close()
