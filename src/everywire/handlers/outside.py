@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
 from typing import Any, Final, Generic, TypeVar
 
 from everywire.core import codes
 from everywire.core.errors import BrokerBusy, EverywireError
+from everywire.handlers.unfinished import Unfinished
 
 __all__ = ["LateError", "Outside", "Receipt", "failed", "in_event_loop", "wait_for"]
 
@@ -80,11 +80,7 @@ class Outside:
         self._loop = loop
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
-        self._max_unfinished = max_unfinished
-        # Begun is counted by those who begin, under the lock; done by the loop, which must not wait for one.
-        self._begun = 0
-        self._done = 0
-        self._lock = threading.RLock()  # a handler of a signal may come in between
+        self._unfinished = Unfinished(max_unfinished)
 
     def begin(
         self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float | None = _TIMEOUT_S
@@ -92,8 +88,9 @@ class Outside:
         """Begin work in the event loop, in the order of the calls; in a thread without one wait for it,
         at most ``timeout_s``, and raise its error. When too much is unfinished, it is `BrokerBusy`."""
         future: Future[T] = _begun()
-        if not self._count(future):
+        if not self._unfinished.begin():
             return failed(BrokerBusy("too much that was begun in this process is unfinished"))
+        future.add_done_callback(lambda _: self._unfinished.end())
         receipt = Receipt(future, self._loop)
         running = _running_loop()
         if running is self._loop:
@@ -127,18 +124,6 @@ class Outside:
             return await asyncio.wrap_future(future)
 
         return self.begin(later)
-
-    def _count(self, future: Future[Any]) -> bool:
-        """Count what is begun until it is done; say whether there is room for it."""
-        with self._lock:
-            if self._begun - self._done >= self._max_unfinished:
-                return False
-            self._begun += 1
-        future.add_done_callback(self._finished)
-        return True
-
-    def _finished(self, _: object) -> None:
-        self._done += 1
 
     def _start(self, work: Callable[[], Coroutine[Any, Any, T]], future: Future[T]) -> None:
         if self._is_closed:

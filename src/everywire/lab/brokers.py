@@ -17,21 +17,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from everywire.lab.plan import Cell, Figure
-from everywire.lab.processes import NotRunning, cpu_s, end, free_port, last_words, wait_until_it_listens
+from everywire.lab.processes import (
+    NotRunning,
+    cpu_s,
+    end,
+    free_port,
+    last_words,
+    start,
+    wait_until_it_listens,
+)
 from everywire.lab.report import markdown
-from everywire.lab.tools import Missing
+from everywire.lab.tools import Missing, find_engine
 
 __all__ = ["main"]
 
@@ -85,7 +92,7 @@ class _Nodes:
         readers = self._processes[: len(self._processes) - writers]
         results = [self._hear(process) for process in self._processes[len(readers) :]]
         if readers:
-            subprocess.run(["sleep", str(_END_S)], check=True)
+            time.sleep(_END_S)
         for process in readers:
             self._tell(process)
         return [self._hear(process) for process in readers] + results
@@ -94,15 +101,6 @@ class _Nodes:
         assert process.stdin is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
-
-
-def _program(broker: str) -> str:
-    """Find the engine, which Debian may keep where only root looks for programs."""
-    name = f"{broker}-server"
-    found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
-    if found is None:
-        raise Missing(f"there is no {name}: apt-get install {name}")
-    return found
 
 
 @contextmanager
@@ -115,16 +113,11 @@ def _engine(broker: str, folder: Path) -> Iterator[tuple[str, int | None]]:
         yield f"sqlite://{folder / 'log.db'}", None
         return
     port = free_port()
-    command = {
-        "redis": [_program(broker), "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder],
-        "nats": [_program(broker), "-a", "127.0.0.1", "-p", port, "-js", "-sd", folder / "jetstream"],
-    }[broker]
-    log = folder / "engine.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True,
-        )  # fmt: skip
+    options: dict[str, list[str | Path]] = {
+        "redis": ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder],
+        "nats": ["-a", "127.0.0.1", "-p", str(port), "-js", "-sd", folder / "jetstream"],
+    }
+    process = start([find_engine(broker), *options[broker]], core=None, log=folder / "engine.log")
     try:
         wait_until_it_listens(process, port, _PATIENCE_S)
         yield f"{broker}://127.0.0.1:{port}", process.pid
@@ -235,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = args.broker or list(_BROKERS)
     try:
         for broker in {"redis", "nats"} & set(chosen):
-            _program(broker)
+            find_engine(broker)
     except Missing as missing:
         print(f"everywire.lab: {missing}", file=sys.stderr)
         return 3

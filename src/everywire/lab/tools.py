@@ -14,6 +14,7 @@ __all__ = [
     "Missing",
     "Tools",
     "build",
+    "find_engine",
     "find_nchan",
     "find_node_socketio",
     "find_openssl",
@@ -84,9 +85,23 @@ def _compile(program: Path, parts: list[Path], headers: list[Path], libraries: l
     return program
 
 
+def _find_server(name: str) -> str | None:
+    """Look also where Debian keeps some servers, and only root looks for programs."""
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+
+
+def find_engine(broker: str) -> Path:
+    """Find the engine of a broker, redis or nats."""
+    name = f"{broker}-server"
+    found = _find_server(name)
+    if found is None:
+        raise Missing(f"there is no {name}: apt-get install {name}")
+    return Path(found)
+
+
 def find_nchan() -> Nchan:
     """Find nginx and its Nchan module."""
-    nginx = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+    nginx = _find_server("nginx")
     if nginx is None:
         raise Missing("there is no nginx: apt-get install nginx libnginx-mod-nchan")
     for folder in MODULE_FOLDERS:

@@ -17,6 +17,7 @@ from typing import Final
 from everywire.core import codes
 from everywire.core.errors import BrokerBusy, BrokerError, EverywireError
 from everywire.core.publication import Draft
+from everywire.handlers.unfinished import Unfinished
 from everywire.publishing.destination import Destination
 from everywire.publishing.order import Order
 from everywire.publishing.routes import Route, open_route
@@ -35,10 +36,8 @@ class Background:
         self._timeout_s = destination.limits.publish_timeout_s
         self.pid = os.getpid()
         self.loop: Final = _Loop()
-        self._lock = threading.RLock()  # a handler of a signal may come in between
-        # Begun is counted by those who post, under the lock; done by the loop, which must never wait for one.
-        self._begun = self._begun_bytes = 0
-        self._done = self._done_bytes = 0
+        limits = destination.limits
+        self._unfinished = Unfinished(limits.max_unfinished_appends, limits.max_publishing_bytes)
         self._orders: set[Order] = set()
         self._route: Route | None = None
         self._stopping = asyncio.Event()
@@ -60,16 +59,8 @@ class Background:
     def post(self, draft: Draft) -> Order:
         """Take a draft from any thread; `BrokerBusy` when too much is unfinished."""
         order = Order(draft, threading.get_ident(), self._finished)
-        limits = self.destination.limits
-        with self._lock:
-            unfinished = self._begun - self._done
-            size = self._begun_bytes - self._done_bytes + order.size
-            if unfinished and (
-                unfinished >= limits.max_unfinished_appends or size > limits.max_publishing_bytes
-            ):
-                raise BrokerBusy("too many publications of this process are unfinished")
-            self._begun += 1
-            self._begun_bytes += order.size
+        if not self._unfinished.begin(order.size):
+            raise BrokerBusy("too many publications of this process are unfinished")
         self.loop.call_soon_threadsafe(self._begin, order)
         return order
 
@@ -98,8 +89,7 @@ class Background:
 
     def _finished(self, order: Order) -> None:
         self._orders.discard(order)
-        self._done += 1
-        self._done_bytes += order.size
+        self._unfinished.end(order.size)
         if not self._orders and self._stopping.is_set():
             self._settled.set()
 

@@ -23,7 +23,6 @@ __all__ = ["run", "serve"]
 
 T = TypeVar("T")
 
-_EXIT_AT_ONCE: Final = 130
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _YOUNG: Final = 10_000
 _MIDDLE: Final = 50
@@ -62,7 +61,7 @@ def _hear_ends(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     def stop_signal(number: int) -> None:
         if stop.is_set():
             # Whoever signals twice does not want to wait, not even for the log.
-            os._exit(_EXIT_AT_ONCE if number == signal.SIGINT else 128 + number)
+            os._exit(128 + number)
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -47,7 +47,6 @@ _TELL_S: Final = 0.5
 """For the other workers to say what they have counted; else what they said last counts."""
 _MAX_SUMS: Final = 64
 _FLUSH_S: Final = 0.05
-_EXIT_AT_ONCE: Final = 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +225,7 @@ class Workers:
             for process in self._processes.values():
                 process.signal(signal.SIGKILL)
             self._stop_listening()
-            os._exit(_EXIT_AT_ONCE if number == signal.SIGINT else 128 + number)
+            os._exit(128 + number)
         self._stop.set()
 
     def _roll_signal(self) -> None:

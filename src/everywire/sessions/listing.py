@@ -17,9 +17,9 @@ from everywire.brokers.base import Leases
 from everywire.core.errors import BrokerError, EverywireError
 from everywire.sessions.membership import holder
 
-__all__ = ["Listing"]
+__all__ = ["MAX_SLICE", "Listing"]
 
-_MAX_SLICE: Final = 2_000
+MAX_SLICE: Final = 2_000
 """Leases looked at before others have their turn: about a millisecond."""
 
 
@@ -130,7 +130,7 @@ class Listing:
         found: dict[str, bytes] = {}
         by_node: dict[str, list[str]] = {}
         for number, (client, lease) in enumerate((await self._leases.members(channel)).items(), 1):
-            if not number % _MAX_SLICE:
+            if not number % MAX_SLICE:
                 await asyncio.sleep(0)
             node, found[client] = holder(lease)
             if node:

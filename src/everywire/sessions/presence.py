@@ -35,7 +35,7 @@ from everywire.codecs.json_text import check_json
 from everywire.core.settings import ChannelSettings
 from everywire.hub.hub import Hub
 from everywire.sessions.leasing import Leasing
-from everywire.sessions.listing import Listing
+from everywire.sessions.listing import MAX_SLICE, Listing
 from everywire.sessions.membership import (
     PRESENCE,
     Membership,
@@ -54,8 +54,6 @@ from everywire.sessions.rosters import Rosters
 __all__ = ["JoinLeaveListener", "Members", "Presence", "UserMember"]
 
 _TICK_S: Final = 0.25
-_MAX_SLICE: Final = 2_000
-"""Members looked at before others have their turn: about a millisecond."""
 _OCCUPANCY: Final = ChannelSettings(presence=True, join_leave=True, presence_by_user=True)
 _POLLING_SPARE: Final = 4 / 3
 """A polling client's lease is this much longer, so that one sign of life in three of them need be written."""
@@ -258,7 +256,7 @@ class Presence:
         firsts: dict[str, bytes] = {}
         counts: dict[str, int] = {}
         for number, (client, value) in enumerate(found):
-            if number % _MAX_SLICE == _MAX_SLICE - 1:
+            if number % MAX_SLICE == MAX_SLICE - 1:
                 await asyncio.sleep(0)
             user = user_of(value)
             counts[user] = counts.get(user, 0) + 1

@@ -96,18 +96,46 @@ def _chunks_of(format_: Format, framing: Framing) -> _Chunks:
     return found
 
 
-class StreamReceiver:
+class _Answered:
+    """What every receiver over HTTP has: the exchange that it answers."""
+
+    __slots__ = ("_exchange", "_session", "is_over")
+
+    def __init__(self, exchange: Exchange, session: SockJsSession) -> None:
+        self._exchange = exchange
+        self._session = session
+        self.is_over = False
+
+    def abort(self) -> None:
+        """Cut it off."""
+        self.is_over = True
+        self._exchange.abort("stalled")
+
+    def note(self, messages_out: int, code: Code | None) -> None:
+        """Note for the log line."""
+        if not self.is_over:
+            self._exchange.note(messages_out, code)
+
+    def drain(self, retry_ms: int) -> None:
+        """Pass on that the server stops."""
+        self._session.drain(retry_ms)
+
+    def unheard(self) -> None:
+        """Hear that the node broke down that was to give the answer."""
+        self._session.lose_answer()
+
+
+class StreamReceiver(_Answered):
     """A streamed answer."""
 
-    __slots__ = ("_chunks", "_exchange", "_left_bytes", "_session", "is_over", "is_stalled")
+    __slots__ = ("_chunks", "_left_bytes", "is_stalled")
 
     def __init__(self, exchange: Exchange, format_: Format, session: SockJsSession, headers: Headers) -> None:
         """Send the head and the prelude."""
-        self._exchange = exchange
-        self._session = session
+        super().__init__(exchange, session)
         self._chunks = _chunks_of(format_, exchange.framing)
         self._left_bytes = session.response_bytes
-        self.is_over = self.is_stalled = False
+        self.is_stalled = False
         exchange.attend(self, f"sockjs-{format_.name}")
         exchange.start(200, headers, exchange.framing.frame(format_.prelude))
 
@@ -140,16 +168,6 @@ class StreamReceiver:
             self.is_over = True
             self._exchange.finish()
 
-    def abort(self) -> None:
-        """Cut it off."""
-        self.is_over = True
-        self._exchange.abort("stalled")
-
-    def note(self, messages_out: int, code: Code | None) -> None:
-        """Note for the log line."""
-        if not self.is_over:
-            self._exchange.note(messages_out, code)
-
     # -- what the host tells (Driver) ----------------------------------------------------
 
     def stalled(self) -> None:
@@ -169,24 +187,16 @@ class StreamReceiver:
         self.is_over = True
         self._session.interrupted(self)
 
-    def drain(self, retry_ms: int) -> None:
-        """Pass on that the server stops."""
-        self._session.drain(retry_ms)
-
-    def unheard(self) -> None:
-        """Hear that the node broke down that was to give the answer."""
-        self._session.lose_answer()
-
     def release(self) -> None:
         """Hear that the node stops that carries the answer to the client: it asks again elsewhere."""
         self.finish()
         self._session.detached(self)
 
 
-class PollReceiver:
+class PollReceiver(_Answered):
     """A poll: answered with one frame, and the client asks again."""
 
-    __slots__ = ("_elements", "_exchange", "_headers", "_max_bytes", "_session", "_size", "_wrap", "is_over")
+    __slots__ = ("_elements", "_headers", "_max_bytes", "_size", "_wrap")
 
     def __init__(
         self,
@@ -197,14 +207,12 @@ class PollReceiver:
         wrap: Callable[[bytes], bytes],
         max_bytes: int,
     ) -> None:
-        self._exchange = exchange
-        self._session = session
+        super().__init__(exchange, session)
         self._headers = headers
         self._wrap = wrap
         self._max_bytes = max_bytes
         self._elements: list[bytes] = []
         self._size = 0
-        self.is_over = False
         exchange.attend(self, f"sockjs-{name}")
 
     # -- what the session tells (Receiver) ---------------------------------------------
@@ -241,16 +249,6 @@ class PollReceiver:
         self._exchange.respond(200, self._headers, self._wrap(frame))
         self._session.detached(self)
 
-    def abort(self) -> None:
-        """Cut it off; no poll comes to this, for it is answered in one write."""
-        self.is_over = True
-        self._exchange.abort("stalled")
-
-    def note(self, messages_out: int, code: Code | None) -> None:
-        """Note for the log line."""
-        if not self.is_over:
-            self._exchange.note(messages_out, code)
-
     # -- what the host tells (Driver) ----------------------------------------------------
 
     def stalled(self) -> None:
@@ -264,14 +262,6 @@ class PollReceiver:
         if not self.is_over:
             self.is_over = True
             self._session.interrupted(self)
-
-    def drain(self, retry_ms: int) -> None:
-        """Pass on that the server stops."""
-        self._session.drain(retry_ms)
-
-    def unheard(self) -> None:
-        """Hear that the node broke down that was to give the answer."""
-        self._session.lose_answer()
 
     def release(self) -> None:
         """Hear that the node stops that carries the answer to the client: it asks again elsewhere."""
