@@ -44,6 +44,7 @@ export class ScriptedServer {
       this.#count(request);
       const answer = this.script.request(request);
       if (answer) {
+        socket.on("error", () => {}); // it may be gone before it reads this
         return socket.end(`HTTP/1.1 ${answer.status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`);
       }
       sockets.handleUpgrade(request, socket, head, (opened) => this.#socket(opened));
@@ -152,7 +153,7 @@ export class ScriptedServer {
     response.flushHeaders();
     const session = this.#session(
       isSse ? "sse" : "http_stream",
-      (replies) => response.write(replies.map(format).join("")),
+      (replies) => response.writableEnded || response.write(replies.map(format).join("")),
       (code, reason) => (session.push({ disconnect: { code, reason } }), response.end()),
       () => response.destroy(),
     );

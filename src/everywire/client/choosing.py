@@ -53,18 +53,24 @@ async def choose(
     waiting = list(names)
     racing: dict[asyncio.Task[Proven], str] = {}
     errors: list[ClientError] = []
+    winner: Proven | None = None
     try:
-        while waiting or racing:
+        while winner is None and (waiting or racing):
             if waiting:
                 name = waiting.pop(0)
                 racing[asyncio.create_task(_prove(make(name), state))] = name
             timeout_s = head_start_s if waiting else None
             done, _ = await asyncio.wait(racing, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             winner = _judge(done, racing, errors, attempts)
-            if winner is not None:
-                return winner
     finally:
-        await _let_go(racing, attempts)
+        try:
+            await _let_go(racing, attempts)
+        except asyncio.CancelledError:
+            if winner is not None:
+                await winner.link.close()
+            raise
+    if winner is not None:
+        return winner
     for error in errors:
         if isinstance(error, TokenExpired):
             raise error
@@ -105,12 +111,12 @@ async def _let_go(racing: dict[asyncio.Task[Proven], str], attempts: list[Attemp
     for task, name in racing.items():
         task.cancel()
         attempts.append(Attempted(name, "another was there first"))
+    if racing:
+        # Not each by itself: who waits for a task cannot tell its end from being cancelled.
+        await asyncio.wait(racing)
     for task in racing:
-        try:
-            late = await task
-        except (ClientError, asyncio.CancelledError):
-            continue
-        await late.link.close()
+        if not task.cancelled() and task.exception() is None:
+            await task.result().link.close()
 
 
 async def _prove(link: Link, state: StateOfSession) -> Proven:

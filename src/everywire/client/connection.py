@@ -298,7 +298,7 @@ class Connection:
                 pass  # whoever reads the new link hears of it
             # What the old connection told and nobody read is asked for again on the new one, from the
             # same position. Its commands in flight are lost with it; their callers are told.
-            await old.close()
+            self.do(old.close())
 
     # -- what comes in --------------------------------------------------------------------------
 
