@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 from hypothesis import HealthCheck, settings
@@ -16,3 +17,7 @@ settings.load_profile("suite")
 # Tests run in several processes, whose servers must not meet in one state directory.
 os.environ["EVERYWIRE_STATE_DIR"] = tempfile.mkdtemp(prefix="everywire-")
 atexit.register(shutil.rmtree, os.environ["EVERYWIRE_STATE_DIR"], ignore_errors=True)
+
+# Shells let what they start in the background ignore it, and so would each server and command started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

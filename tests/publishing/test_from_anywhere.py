@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -45,13 +46,15 @@ async def run(*arguments: str, **environ: str) -> tuple[int, str]:
         env={**kept, "PYTHONPATH": str(ROOT), **environ},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
     )  # fmt: skip
     try:
         async with asyncio.timeout(DEADLINE_S):
             said, _ = await process.communicate()
     finally:
         if process.returncode is None:
-            process.kill()
+            # With what it forked, which would hold its output open.
+            os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     # How long this process was kept from running says how busy the machine is.
     lines = [line for line in said.decode().splitlines() if not line.startswith("Executing <")]
@@ -123,6 +126,41 @@ print([name for name in heavy if f"everywire.{name}" in sys.modules])
     async with own_server() as site:
         assert await run("-c", code, EVERYWIRE_URL=site.url, EVERYWIRE_API_KEY=KEY) == (0, "[]")
         check(await published(site.wire), {"light": 1}, 1)
+
+
+@pytest.mark.parametrize("way", ["http", "sqlite"])
+async def test_no_thread_of_ours_is_still_ending_when_a_process_forks(way: str, tmp_path: Path) -> None:
+    """`join` returns before a thread's last destructors have run; what they lock is locked in the child."""
+    code = """
+import ctypes, os
+tasks = []
+os.register_at_fork(before=lambda: tasks.extend(os.listdir("/proc/self/task")))  # the first is called last
+import everywire
+from everywire.brokers.sqlite.thread import WorkThread
+from everywire.publishing.background import Background
+
+libc = ctypes.CDLL(None)
+key = ctypes.c_uint()
+assert libc.pthread_key_create(ctypes.byref(key), libc.usleep) == 0
+
+def ending_slowly(run):
+    def run_slowly(self):
+        assert libc.pthread_setspecific(key, ctypes.c_void_p(200_000)) == 0
+        run(self)
+    return run_slowly
+
+Background._run = ending_slowly(Background._run)
+WorkThread._run = ending_slowly(WorkThread._run)
+everywire.publish("news", ["parent", 0])
+pid = os.fork()
+if not pid:
+    os._exit(0)
+os.waitpid(pid, 0)
+print(tasks == [str(os.getpid())])
+"""
+    broker = None if way == "http" else f"sqlite://{tmp_path}/log.db"
+    async with own_server(broker=broker) as site:
+        assert await run("-c", code, EVERYWIRE_URL=broker or site.url, EVERYWIRE_API_KEY=KEY) == (0, "True")
 
 
 async def test_what_is_told_and_asked_for_arrives() -> None:

@@ -11,9 +11,11 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from everywire.brokers.threads import LOOK_S, has_exited
 from everywire.core import codes
 from everywire.core.errors import BrokerBusy, BrokerError, EverywireError
 from everywire.core.publication import Draft
@@ -73,6 +75,9 @@ class Background:
         except RuntimeError:
             pass  # somebody else was quicker
         self._thread.join(self._timeout_s + 3 * _CLOSE_S)
+        end_s = time.monotonic() + _CLOSE_S
+        while not has_exited(self._thread) and time.monotonic() < end_s:
+            time.sleep(LOOK_S)
 
     # -- in the loop --------------------------------------------------------------------
 

@@ -15,12 +15,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from everywire.brokers.threads import LOOK_S, has_exited
 from everywire.core.errors import BrokerBusy, BrokerError
 
 __all__ = ["Call", "Work", "WorkThread"]
 
 _LATE: Final = "the log store does not answer"
 _CLOSED: Final = "this node is leaving"
+_MAX_LOOKS: Final = 2_000
 _log: Final = logging.getLogger("everywire.brokers")
 
 
@@ -195,6 +197,11 @@ class WorkThread:
             self._condition.notify()
         assert self._end is not None
         await asyncio.wait([self._end], timeout=self._timeout_s)
+        assert self._thread is not None
+        for _ in range(_MAX_LOOKS if self._end.done() else 0):
+            if has_exited(self._thread):
+                break
+            await asyncio.sleep(LOOK_S)
         if self._timer is not None:
             self._timer.cancel()
         self.finish(list(self._unfinished), BrokerError(_CLOSED))
