@@ -179,6 +179,31 @@ async def test_a_reader_that_is_behind_bounds_its_queue_and_loses_nothing(site: 
         assert await take(busy, 40) == list(range(40))
 
 
+async def test_more_than_the_queue_holds_may_come_with_the_first_answer(site: Site, transport: str) -> None:
+    for value in range(50):
+        await site.publish("chat", value)
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        Client(site.url, transports=[transport]) as client,
+        client.channel("chat", since=Place("", 0), max_queued=10) as chat,
+    ):
+        assert await take(chat, 50) == list(range(50))
+
+
+async def test_whoever_waits_to_be_subscribed_hears_that_it_was_called_off(site: Site) -> None:
+    async def never() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    async with asyncio.timeout(DEADLINE_S), Client(site.url) as client:
+        chat = client.channel("chat", get_token=never)
+        subscribing = asyncio.create_task(chat.subscribe())
+        await asyncio.sleep(0.02)
+        await chat.unsubscribe()
+        with pytest.raises(Refused):
+            await subscribing
+
+
 async def test_joins_and_leaves_are_told(site: Site) -> None:
     async with Client(site.url) as client, client.channel("room", join_leave=True) as room:
         async with Client(site.url) as other, other.channel("room"):
@@ -232,6 +257,62 @@ async def test_the_next_wire_is_taken_when_one_is_blocked(site: Site) -> None:
                 if client.transport == "websocket":
                     break
             await until(lambda: client.transport == "websocket")
+
+
+@pytest.mark.parametrize("first", [name for name in LINKS if name != "websocket"])
+async def test_a_client_climbs_from_every_wire(site: Site, first: str) -> None:
+    original = site.wire._assembly.handle
+    is_blocked = True
+
+    def block(exchange: Exchange) -> None:
+        if exchange.request.is_upgrade and is_blocked:
+            exchange.respond(403, [])
+        else:
+            original(exchange)
+
+    assert site.server is not None
+    site.server._host.handler = block
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        Client(site.url, transports=["websocket", first], climb_s=0.2) as client,
+        client.channel("chat") as chat,
+    ):
+        assert client.transport == first
+        is_blocked = False
+        await until(lambda: client.transport == "websocket")
+        await client.publish("chat", 1)
+        assert await take(chat, 1) == [1]
+
+
+async def test_a_call_in_flight_is_answered_while_the_client_climbs(site: Site) -> None:
+    @site.wire.rpc("slow")
+    async def slow(session: Any, data: float) -> float:
+        await asyncio.sleep(data)
+        return data
+
+    original = site.wire._assembly.handle
+    is_blocked = True
+
+    def block(exchange: Exchange) -> None:
+        if exchange.request.is_upgrade and is_blocked:
+            exchange.respond(403, [])
+        else:
+            original(exchange)
+
+    assert site.server is not None
+    site.server._host.handler = block
+    losses: list[str] = []
+    async with asyncio.timeout(DEADLINE_S), Client(
+        site.url, climb_s=0.1, lost=lambda reason, delay_s: losses.append(reason)
+    ) as client:
+        calling = asyncio.create_task(client.rpc("slow", 0.5))
+        later: list[Any] = []
+        is_blocked = False
+        while client.transport != "websocket":
+            # One of these comes while the client moves, and waits for it.
+            later.append(await client.rpc("slow", 0.01))
+        assert await calling == 0.5
+        assert set(later) == {0.01} and not losses
 
 
 async def test_a_busy_server_is_not_a_blocked_wire(site: Site) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import UNSET
 
 from everywire.client.address import Address
+from everywire.client.asking import fetch, tell
 from everywire.client.choosing import Attempted
 from everywire.client.connection import Connection
 from everywire.client.errors import ClientError, CommandError, ConnectionLost, Refused
@@ -66,7 +67,8 @@ class Client:
     Args:
         url: of the server: scheme (http, https, ws, wss), host, port, and a path it lives under.
         token: a connection token; or
-        get_token: called for a new one whenever it is needed.
+        get_token: called for a new one whenever it is needed; asked again later when it fails, unless it
+            raises `Refused`.
         headers: sent with every request, such as an API key's.
         data: anything JSON can say, for the application's connect hook.
         transports: names of `everywire.client.links.LINKS`, the best first.
@@ -239,34 +241,52 @@ class Client:
             return
         subscription.is_adjusting = True
         try:
-            while True:
+            while subscription.is_followed or subscription.is_on_server:
                 if not subscription.is_on_server:
-                    if not subscription.is_followed:
-                        return
-                    await self._subscribe([subscription])
-                if subscription.is_followed and not subscription.has_dropped:
+                    await self._subscribe(subscription)
+                elif subscription.is_followed and not subscription.has_dropped:
                     return
-                subscription.is_on_server = subscription.has_dropped = False
-                try:
-                    await self._connection.call(Command(unsubscribe=Target(channel=subscription.channel)))
-                except CommandError:
-                    pass  # the server has forgotten it already
+                else:
+                    await self._leave(subscription)
         except ConnectionLost:
-            pass  # a connection that is gone follows nothing; the next one begins anew
+            # A connection that is gone follows nothing, and the next one begins anew; if it is there already,
+            # it found this busy.
+            if self._connection.is_live and subscription.is_followed:
+                self._connection.do(self._subscribe_later(subscription))
         finally:
             subscription.is_adjusting = False
 
-    async def _subscribe(self, subscriptions: Sequence[Subscription]) -> None:
-        commands = []
-        for subscription in subscriptions:
-            subscription.is_on_server = True
-            token = "" if subscription.get_token is None else await subscription.get_token()
-            if subscription.is_on_server:
-                commands.append(self._subscribe_command(subscription, token))
-        if commands:
-            await self._connection.send(commands)
+    async def _subscribe(self, subscription: Subscription) -> None:
+        subscription.is_on_server = True
+        try:
+            if subscription.wants_token and subscription.get_token is not None:
+                subscription.token = await fetch(subscription.get_token)
+        except ConnectionLost:
+            subscription.is_on_server = False
+            raise
+        except ClientError as error:
+            subscription.is_on_server = False
+            self._end_subscription(subscription, error)
+            return
+        if not subscription.is_followed:
+            subscription.is_on_server = False
+        # Another connection may have come meanwhile, too; then this one's turn is over.
+        if subscription.is_on_server:
+            await self._connection.send([self._subscribe_command(subscription)])
 
-    def _subscribe_command(self, subscription: Subscription, token: str = "") -> Command:
+    async def _leave(self, subscription: Subscription) -> None:
+        subscription.is_on_server = subscription.has_dropped = False
+        try:
+            await self._connection.call(Command(unsubscribe=Target(channel=subscription.channel)))
+        except CommandError:
+            pass  # the server has forgotten it already
+
+    def _end_subscription(self, subscription: Subscription, error: ClientError) -> None:
+        if self._subscriptions.get(subscription.channel) is subscription:
+            del self._subscriptions[subscription.channel]
+        subscription.end(error)
+
+    def _subscribe_command(self, subscription: Subscription) -> Command:
         def take(reply: Reply) -> None:
             if self._subscriptions.get(subscription.channel) is not subscription:
                 return
@@ -275,38 +295,47 @@ class Client:
             if reply.subscribe is not None:
                 is_first = not subscription.is_subscribed
                 subscription.subscribed(reply.subscribe)
-                if is_first and reply.subscribe.expires and subscription.get_token is not None:
-                    self._connection.do(self._refresh_subscription(subscription, reply.subscribe.ttl))
+                if is_first and reply.subscribe.expires:
+                    self._expect_refresh_of(subscription, reply.subscribe.ttl)
             elif reply.error is not None and reply.error.code >= 0:
                 error = CommandError(reply.error.message, reply.error.code, reply.error.temporary is True)
                 self._not_subscribed(subscription, error)
 
-        return Command(id=self._connection.expect(take), subscribe=subscription.request(token))
+        return Command(id=self._connection.expect(take), subscribe=subscription.request())
 
     def _not_subscribed(self, subscription: Subscription, error: CommandError) -> None:
         if error.number == codes.ALREADY_SUBSCRIBED.number:
             return
         has_expired = error.number == codes.TOKEN_EXPIRED.number and subscription.get_token is not None
         subscription.is_on_server = False
+        if has_expired:
+            subscription.token = ""
         if error.is_temporary or has_expired:
             self._connection.do(self._subscribe_later(subscription))
         else:
-            del self._subscriptions[subscription.channel]
-            subscription.end(error)
+            self._end_subscription(subscription, error)
 
     async def _subscribe_later(self, subscription: Subscription) -> None:
         await asyncio.sleep(RESUBSCRIBE_S)
         await self._adjust(subscription)
 
-    async def _refresh_subscription(self, subscription: Subscription, ttl_s: int) -> None:
-        while ttl_s and subscription.get_token is not None:
-            await asyncio.sleep(ttl_s)
-            token = await subscription.get_token()
-            if not subscription.is_subscribed:
-                return
-            request = SubRefreshRequest(channel=subscription.channel, token=token)
-            result = (await self._connection.call(Command(sub_refresh=request))).sub_refresh
-            ttl_s = 0 if result is None else result.ttl
+    def _expect_refresh_of(self, subscription: Subscription, ttl_s: int) -> None:
+        subscription.stop_refreshing()
+        if ttl_s and subscription.get_token is not None:
+            loop = asyncio.get_running_loop()
+            subscription.refresh = loop.call_later(
+                ttl_s, lambda: self._connection.do(self._refresh_subscription(subscription))
+            )
+
+    async def _refresh_subscription(self, subscription: Subscription) -> None:
+        assert subscription.get_token is not None
+        if not subscription.is_subscribed:
+            return  # the next time it is, this is planned anew
+        subscription.token = token = await fetch(subscription.get_token)
+        request = SubRefreshRequest(channel=subscription.channel, token=token)
+        result = (await self._connection.call(Command(sub_refresh=request))).sub_refresh
+        if result is not None:
+            self._expect_refresh_of(subscription, result.ttl)
 
     # -- what the connection asks (Delegate) ------------------------------------------------
 
@@ -320,8 +349,8 @@ class Client:
         return ConnectRequest(token=self._token, data=data, name="everywire-py")
 
     def subscriptions(self) -> list[Command]:
-        """Return a subscribe command for each channel that is followed."""
-        return [self._subscribe_command(each) for each in self._followed()]
+        """Return a subscribe command for each channel that is followed, and has a token if it needs one."""
+        return [self._subscribe_command(each) for each in self._followed() if not each.wants_token]
 
     def _followed(self) -> list[Subscription]:
         return [each for each in self._subscriptions.values() if each.is_followed]
@@ -329,7 +358,7 @@ class Client:
     async def fetch_token(self, has_expired: bool) -> None:
         """Have a token ready, if tokens come from somewhere."""
         if self._get_token is not None and (has_expired or not self._token):
-            self._token = await self._get_token()
+            self._token = await fetch(self._get_token)
         elif has_expired:
             raise Refused("the token has expired, and there is no get_token", codes.TOKEN_EXPIRED.number)
 
@@ -346,7 +375,16 @@ class Client:
         """Subscribe again to all that is followed, each from where it stands."""
         for subscription in self._subscriptions.values():
             subscription.is_subscribed = subscription.is_on_server = False
-        await self._subscribe(self._followed())
+        ready = []
+        for subscription in self._followed():
+            if subscription.wants_token:
+                # Beside: whoever hands out tokens may take its time, or ask over this very connection.
+                self._connection.do(self._adjust(subscription))
+            else:
+                subscription.is_on_server = True
+                ready.append(self._subscribe_command(subscription))
+        if ready:
+            await self._connection.send(ready)
 
     def disconnected(self, reason: str, delay_s: float) -> None:
         """Tell whoever wants to know."""
@@ -355,7 +393,7 @@ class Client:
         for subscription in self._subscriptions.values():
             subscription.is_subscribed = subscription.is_on_server = False
         if self._lost is not None:
-            self._lost(reason, delay_s)
+            tell(self._lost, reason, delay_s)
 
     def ended(self, error: ClientError) -> None:
         """End every subscription."""
@@ -373,7 +411,7 @@ class Client:
 
     async def _refresh_token(self) -> None:
         assert self._get_token is not None
-        self._token = await self._get_token()
+        self._token = await fetch(self._get_token)
         result = (await self._connection.call(Command(refresh=RefreshRequest(token=self._token)))).refresh
         if result is not None:
             self._expect_refresh(result.expires, result.ttl)
@@ -388,10 +426,10 @@ class Client:
                 subscription.published(push.pub)
             elif self.on_publication is not None and push.channel in self._server_side:
                 epoch = self._server_side[push.channel]
-                self.on_publication(read_publication(push.channel, epoch, push.pub))
+                tell(self.on_publication, read_publication(push.channel, epoch, push.pub))
         elif push.message is not None:
             if self.on_message is not None:
-                self.on_message(read_field(push.message.data))
+                tell(self.on_message, read_field(push.message.data))
         elif push.subscribe is not None:
             self._server_side[push.channel] = push.subscribe.epoch
         elif push.unsubscribe is not None:
@@ -413,6 +451,8 @@ class Client:
         if subscription is None:
             return
         subscription.is_subscribed = subscription.is_on_server = False
+        if code == codes.SUBSCRIPTION_EXPIRED.number:
+            subscription.token = ""
         if code >= codes.SUBSCRIPTION_GAP.number:
             self._connection.do(self._adjust(subscription))
         else:

@@ -6,6 +6,7 @@ It knows commands, replies and links, and nothing of channels; what those need i
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, NoReturn, Protocol
 
@@ -27,6 +28,10 @@ __all__ = ["Connection", "Delegate"]
 IDLE_TIMEOUT_S: Final = 60.0
 """The server pings every 25 s; after this long without a byte, the connection is dead."""
 MAX_PENDING: Final = 10_000
+SETTLE_S: Final = 5.0
+"""How long a move to a better wire waits for the answers of the old one."""
+
+_log: Final = logging.getLogger("everywire.client")
 
 
 class Delegate(LinkOptions, Protocol):
@@ -80,6 +85,13 @@ class Connection:
         self._pending: dict[int, Callable[[Reply], None]] = {}
         self._link: Link | None = None
         self._is_live = asyncio.Event()
+        self._calls = 0
+        self._is_settled = asyncio.Event()
+        """Set while no call waits for its reply."""
+        self._is_settled.set()
+        self._may_call = asyncio.Event()
+        """Set but while a move waits for the replies to what was called before."""
+        self._may_call.set()
         self._end: ClientError | None = None
         self._task: asyncio.Task[None] | None = None
         self._chores: set[asyncio.Task[None]] = set()
@@ -144,6 +156,8 @@ class Connection:
                 await work
             except ClientError:
                 pass
+            except Exception:  # the top of a task: nobody else would hear of it
+                _log.exception("a client could not do something beside")
 
         task = asyncio.get_running_loop().create_task(chore())
         self._chores.add(task)
@@ -160,6 +174,7 @@ class Connection:
             Refused: this client has ended.
         """
         await self.live()
+        await self._may_call.wait()
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
         def take(reply: Reply) -> None:
@@ -167,6 +182,8 @@ class Connection:
                 future.set_result(reply)
 
         command.id = self.expect(take)
+        self._calls += 1
+        self._is_settled.clear()
         try:
             async with asyncio.timeout(self._request_timeout_s):
                 await self.send([command])
@@ -175,6 +192,9 @@ class Connection:
             raise ConnectionLost(f"no reply within {self._request_timeout_s:g} s") from None
         finally:
             self._pending.pop(command.id, None)
+            self._calls -= 1
+            if not self._calls:
+                self._is_settled.set()
         error = reply.error
         if error is None:
             return reply
@@ -243,6 +263,9 @@ class Connection:
                 await asyncio.sleep(delay_s)
         except ClientError as error:
             self._finish(error)
+        except Exception as error:  # the top of a task: whoever waits for a connection must hear of it
+            _log.exception("a client failed")
+            self._finish(ClientError(f"the client failed: {error}"))
 
     async def _connect_once(self, backoff: Backoff) -> NoReturn:
         """Choose a wire, and live on it until it breaks."""
@@ -290,15 +313,32 @@ class Connection:
                 proven = await choose(self._transports[:rank], self._make, self, self.attempts)
             except ClientError:
                 continue
-            old = self._link
-            self._take_over(proven)
-            try:
-                await self._delegate.restore()
-            except ConnectionLost:
-                pass  # whoever reads the new link hears of it
-            # What the old connection told and nobody read is asked for again on the new one, from the
-            # same position. Its commands in flight are lost with it; their callers are told.
-            self.do(old.close())
+            await self._move_to(proven)
+
+    async def _move_to(self, proven: Proven) -> None:
+        """Change over when what was called on the old connection is answered; what is called now waits."""
+        self._may_call.clear()
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                await self._is_settled.wait()
+        except TimeoutError:
+            pass
+        except asyncio.CancelledError:
+            # The old connection broke first. The next one is chosen as after any loss.
+            self.do(proven.link.close())
+            raise
+        finally:
+            self._may_call.set()
+        old = self._link
+        assert old is not None
+        # What the old one told and nobody read is asked for again on the new one, from the same position.
+        self._drop_pending(ConnectionLost("the client moved to a better wire before the answer came"))
+        self._take_over(proven)
+        try:
+            await self._delegate.restore()
+        except ConnectionLost:
+            pass  # whoever reads the new link hears of it
+        self.do(old.close())
 
     # -- what comes in --------------------------------------------------------------------------
 

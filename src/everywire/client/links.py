@@ -362,10 +362,13 @@ class PollLink:
         return replies, float(hint) if hint.isascii() and hint.isdigit() and len(hint) < 6 else None
 
     async def close(self) -> None:
-        """Stop asking."""
+        """Stop asking; whoever waits to receive hears of it."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        while not self._inbox.empty():
+            self._inbox.get_nowait()
+        self._inbox.put_nowait(ConnectionLost("this connection was closed"))
         await self._http.close()
         await self._up.close()
 

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from everywire.client.errors import ClientError, ConnectionLost
+from everywire.client.errors import ClientError, ConnectionLost, Refused
 from everywire.client.items import Missed, Received, from_base64
 from everywire.codecs.centrifuge.messages import (
     ClientInfo,
@@ -159,6 +159,10 @@ class Subscription:
         self.data: Any = None
         """What the application said at the last subscribe."""
         self.get_token = get_token
+        self.token = ""
+        """What `get_token` gave last, until the server says that it has expired."""
+        self.refresh: asyncio.TimerHandle | None = None
+        """When the token is to be replaced."""
         self._owner = owner
         self._knows_place = since is not None
         self._join_leave = join_leave
@@ -168,11 +172,18 @@ class Subscription:
         self._news = asyncio.Event()
         self._error: ClientError | None = None
         self._is_over = False
+        self._has_begun = False
+        """Whether the server said yes since `subscribe`."""
 
     @property
     def is_followed(self) -> bool:
         """Whether this subscription is to be there on the server."""
         return self.is_wanted and not self.is_held_up
+
+    @property
+    def wants_token(self) -> bool:
+        """Whether `get_token` is to be asked before the server is."""
+        return self.get_token is not None and not self.token
 
     # -- what its reader does ---------------------------------------------------
 
@@ -188,15 +199,18 @@ class Subscription:
     async def subscribe(self) -> None:
         """Subscribe, and wait until the server has answered for the first time.
 
-        Raises `CommandError` when it refuses.
+        Raises `CommandError` when it refuses, `Refused` when the subscription or the client ends meanwhile.
         """
-        self._is_over = False
+        self._is_over = self._has_begun = False
         self._error = None
         self.is_wanted = True
         self._owner.subscribe(self)
-        while not self.is_subscribed:
+        # Not `is_subscribed`: what came with the first answer may have filled the queue.
+        while not self._has_begun:
             if self._error is not None:
                 raise self._error
+            if self._is_over:
+                raise Refused("this subscription was ended")
             self._news.clear()
             await self._news.wait()
 
@@ -231,11 +245,11 @@ class Subscription:
 
     # -- what its client tells -----------------------------------------------------
 
-    def request(self, token: str = "") -> SubscribeRequest:
+    def request(self) -> SubscribeRequest:
         """Return what is to be said to the server."""
         return SubscribeRequest(
             channel=self.channel,
-            token=token,
+            token=self.token,
             recover=self._knows_place,
             epoch=self.epoch,
             offset=self.offset,
@@ -258,7 +272,7 @@ class Subscription:
         self._knows_place = result.recoverable
         if result.has_snapshot:
             self._put(Snapshot(self.channel, result.offset, read_field(result.data)))
-        self.is_subscribed = True
+        self.is_subscribed = self._has_begun = True
         self._news.set()
         for publication in result.publications:
             self.published(publication)
@@ -291,8 +305,15 @@ class Subscription:
         info = event.info
         self._put(Left(self.channel, info.user, info.client, read_field(info.conn_info)))
 
+    def stop_refreshing(self) -> None:
+        """Let the token run out."""
+        if self.refresh is not None:
+            self.refresh.cancel()
+            self.refresh = None
+
     def end(self, error: ClientError | None) -> None:
         """End: with an error, or because its reader wants no more."""
+        self.stop_refreshing()
         self.is_subscribed = False
         self.is_held_up = False
         self._error = error
