@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from concurrent.futures import CancelledError
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -120,8 +121,8 @@ def _read_lines(
         except (TooLarge, OSError) as error:
             put(error if isinstance(error, TooLarge) else BadRequest(f"standard input: {error.strerror}"))
         put(None)
-    except RuntimeError:
-        pass  # the event loop is closed: nobody wants the rest
+    except (RuntimeError, CancelledError):
+        pass  # the event loop is closed, or about to be: nobody wants the rest
 
 
 def _as_json(line: bytes) -> bytes:
