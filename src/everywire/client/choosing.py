@@ -63,11 +63,14 @@ async def choose(
             done, _ = await asyncio.wait(racing, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             winner = _judge(done, racing, errors, attempts)
     finally:
+        # Even when it is called off in the middle of it: no connection is left behind.
+        letting_go = asyncio.ensure_future(_let_go(racing, attempts))
         try:
-            await _let_go(racing, attempts)
+            await asyncio.shield(letting_go)
         except asyncio.CancelledError:
             if winner is not None:
                 await winner.link.close()
+            await letting_go
             raise
     if winner is not None:
         return winner

@@ -95,6 +95,8 @@ class Connection:
         self._end: ClientError | None = None
         self._task: asyncio.Task[None] | None = None
         self._chores: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        """Links that are being closed; unlike chores they are brought to their end."""
 
     # -- life ---------------------------------------------------------------------
 
@@ -135,12 +137,17 @@ class Connection:
         self._finish(Refused("this client was closed"))
         link, self._link = self._link, None
         if link is not None:
-            await link.close()
-        chores = list(self._chores)
-        for chore in chores:
+            self._let_go(link)
+        for chore in self._chores:
             chore.cancel()
-        if chores:
-            await asyncio.wait(chores)
+        if rest := self._chores | self._closing:
+            await asyncio.wait(rest)
+
+    def _let_go(self, link: Link) -> None:
+        """Close a link, beside."""
+        closing = asyncio.get_running_loop().create_task(link.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def _finish(self, error: ClientError) -> None:
         self._end = error
@@ -303,7 +310,7 @@ class Connection:
         self._delegate.disconnected(reason, delay_s)
         link, self._link = self._link, None
         if link is not None:
-            self.do(link.close())
+            self._let_go(link)
 
     async def _climb(self) -> None:
         """Try the better wires now and then, and move over to one that works."""
@@ -325,7 +332,7 @@ class Connection:
             pass
         except asyncio.CancelledError:
             # The old connection broke first. The next one is chosen as after any loss.
-            self.do(proven.link.close())
+            self._let_go(proven.link)
             raise
         finally:
             self._may_call.set()
@@ -338,7 +345,7 @@ class Connection:
             await self._delegate.restore()
         except ConnectionLost:
             pass  # whoever reads the new link hears of it
-        self.do(old.close())
+        self._let_go(old)
 
     # -- what comes in --------------------------------------------------------------------------
 

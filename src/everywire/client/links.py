@@ -330,13 +330,13 @@ class PollLink:
             await asyncio.wait([asking, changing], return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
                 self._state.forget(subscriptions)
-                asking.cancel()
-                await asyncio.wait([asking])
                 return
             replies, hint_s = asking.result()
         finally:
             asking.cancel()
             changing.cancel()
+            # What is called off closes its connection first.
+            await asyncio.gather(asking, changing, return_exceptions=True)
         await self._inbox.put(replies)
         if not self.wait_s or hint_s:
             await _first(self._changed, POLL_INTERVAL_S if hint_s is None else hint_s)
