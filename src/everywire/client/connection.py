@@ -345,7 +345,8 @@ class Connection:
             await self._delegate.restore()
         except ConnectionLost:
             pass  # whoever reads the new link hears of it
-        self._let_go(old)
+        finally:
+            self._let_go(old)
 
     # -- what comes in --------------------------------------------------------------------------
 
