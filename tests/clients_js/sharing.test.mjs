@@ -115,3 +115,40 @@ test("a connection that is lost while the history is read is no loss either", as
   assert.deepEqual([(await reply("second", 1)).error.code, (await reply("second", 1)).error.temporary], [CLIENT.TIMEOUT, true]);
   await again;
 });
+
+/** Let a tab ask for what it has missed, which the server answers later; returns what makes it answer. */
+async function slowJoin(tab) {
+  let held = [];
+  server.script.command = (name, { channel }, session) => {
+    if (name !== "history") return null;
+    const { id } = server.asked.findLast(({ command }) => command.history).command;
+    const publications = server.channel(channel).slice(0, KEPT);
+    held.push(() => session.write([{ id, history: { publications, epoch: EPOCH, offset: publications.length } }]));
+    return "ignore";
+  };
+  relay.join(tab, 1, from(0));
+  await until(() => held.length === 1);
+  return () => ((server.script.command = () => null), held.splice(0).forEach((answer) => answer()));
+}
+
+test("the only other tab leaves while one that comes is being answered", async () => {
+  const answer = await slowJoin("second");
+  relay.leave("first");
+  answer();
+  const { subscribe } = await reply("second", 1);
+  assert.deepEqual([subscribe.recovered, subscribe.epoch], [true, EPOCH]);
+  server.publish("room", "after");
+  await until(() => pushed("second").length === 1);
+});
+
+test("a tab that leaves while it is being answered is told nothing more", async () => {
+  const answer = await slowJoin("second");
+  relay.leave("second");
+  answer();
+  server.publish("room", "after");
+  await until(() => pushed("first").length === 1);
+  assert.deepEqual(hears("second"), []);
+  // And is not waited for: with the last one that follows, the channel is left.
+  relay.leave("first");
+  await until(() => server.count("unsubscribe") === 1);
+});

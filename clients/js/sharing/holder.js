@@ -17,6 +17,8 @@ export class Holder {
   #tabs = new Set();
   #relays = new Map();
   #waiting = [];
+  /** Of those that waited for a connection: who is being greeted. */
+  #greeted = new Set();
   #locks;
   #name;
   #isOver = false;
@@ -64,6 +66,7 @@ export class Holder {
   #left(tab) {
     this.#tabs.delete(tab);
     this.#waiting = this.#waiting.filter((waiting) => waiting.tab !== tab);
+    for (const one of this.#greeted) if (one.tab === tab) this.#greeted.delete(one);
     for (const relay of this.#relays.values()) relay.leave(tab);
   }
 
@@ -126,8 +129,12 @@ export class Holder {
   }
 
   async #connected() {
-    for (const { tab, id, request } of this.#waiting.splice(0)) {
-      const connect = await this.#greeting(tab, request).catch((error) => error);
+    const asked = this.#waiting.splice(0);
+    for (const one of asked) this.#greeted.add(one);
+    for (const one of asked) {
+      const { tab, id } = one;
+      const connect = await this.#greeting(one).catch((error) => error);
+      if (!this.#greeted.delete(one)) continue;
       if (connect instanceof Error) {
         this.#tell([tab], { id, error: errorOf(connect) });
       } else {
@@ -137,15 +144,19 @@ export class Holder {
     }
   }
 
-  async #greeting(tab, request) {
+  async #greeting(one) {
     const subs = {};
+    const isWanted = () => this.#greeted.has(one);
     for (const [name, relay] of this.#relays) {
-      if (relay.isServerSide) subs[name] = await relay.result(tab, request.subs?.[name] ?? {});
+      if (relay.isServerSide) subs[name] = await relay.result(one.tab, one.request.subs?.[name] ?? {}, isWanted);
     }
     return { ...this.#who(), subs };
   }
 
   #disconnected({ code, reason, willReconnect }) {
+    // Whoever is being greeted waits for the next connection.
+    this.#waiting.unshift(...this.#greeted);
+    this.#greeted.clear();
     if (!willReconnect) {
       // Of codes that a tab would come back with, it is told as what it is: a refusal.
       const error = { code: code < 100 || code === TOKEN_EXPIRED ? UNAUTHORIZED : code, message: reason };

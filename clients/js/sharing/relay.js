@@ -17,6 +17,8 @@ export class Relay {
   #outlet;
   #channel = null;
   #waiting = [];
+  /** Of those that waited: whose answer is being found out. */
+  #answering = new Set();
   /** The tabs that follow, and whether each wants joins and leaves. */
   #tabs = new Map();
   #tail = [];
@@ -110,7 +112,9 @@ export class Relay {
 
   #ended({ code, reason }) {
     const error = { code, message: reason };
-    for (const { tab, id } of this.#waiting.splice(0)) this.#outlet.tell([tab], { id, error });
+    for (const { tab, id } of [...this.#answering, ...this.#waiting]) this.#outlet.tell([tab], { id, error });
+    this.#answering.clear();
+    this.#waiting = [];
     this.#outlet.tell([...this.#tabs.keys()], { push: { channel: this.#name, unsubscribe: { code, reason } } });
     for (const off of this.#offs.splice(0)) off();
     this.#client.forget(this.#name);
@@ -120,27 +124,31 @@ export class Relay {
   // -- tabs -------------------------------------------------------------------------------------------
 
   async #answer() {
-    for (const { tab, id, request } of this.#waiting.splice(0)) {
-      const reply = await this.result(tab, request).then(
+    const asked = this.#waiting.splice(0);
+    for (const one of asked) this.#answering.add(one);
+    for (const one of asked) {
+      const { tab, id, request } = one;
+      const isWanted = () => this.#answering.has(one);
+      const reply = await this.result(tab, request, isWanted).then(
         (subscribe) => ({ id, subscribe }),
         (error) => ({ id, error: errorOf(error) }),
       );
-      this.#outlet.tell([tab], reply);
+      if (this.#answering.delete(one)) this.#outlet.tell([tab], reply);
     }
   }
 
   /**
-   * What a subscribe of a tab is answered; from the same turn on it gets what comes. Rejects when it could not be
-   * found out what the tab missed: it asks again then.
+   * What a subscribe of a tab is answered; from the same turn on it gets what comes, if it is still wanted. Rejects
+   * when it could not be found out what the tab missed: it asks again then.
    */
-  async result(tab, request) {
+  async result(tab, request, isWanted = () => true) {
     const { data, isSnapshot, position } = this.#result;
     const wanted = request.recover ? request : isSnapshot ? position : null;
     const since = wanted && (await this.#since(wanted));
     const publications = since && this.#untilNow(since);
     const { epoch, offset } = this.#channel?.position ?? {};
     const at = { recoverable: epoch !== undefined, positioned: epoch !== undefined, epoch, offset };
-    this.add(tab, request.join_leave);
+    if (isWanted()) this.add(tab, request.join_leave);
     if (request.recover) {
       const recovered = publications && { recovered: true, offset: request.offset, publications };
       return { ...at, was_recovering: true, ...recovered };
@@ -204,7 +212,9 @@ export class Relay {
   leave(tab) {
     this.#tabs.delete(tab);
     this.#waiting = this.#waiting.filter((waiting) => waiting.tab !== tab);
-    if (this.#tabs.size || this.#waiting.length || this.isServerSide || !this.#channel) return;
+    for (const one of this.#answering) if (one.tab === tab) this.#answering.delete(one);
+    const isFollowed = this.#tabs.size || this.#waiting.length || this.#answering.size;
+    if (isFollowed || this.isServerSide || !this.#channel) return;
     this.#close();
     this.#outlet.ended();
   }
@@ -212,6 +222,7 @@ export class Relay {
   /** Every tab's session ended, and comes back in a moment: what it followed is kept for it. */
   leaveAll() {
     this.#tabs.clear();
+    this.#answering.clear();
     this.#waiting = [];
   }
 
