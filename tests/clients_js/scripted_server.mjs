@@ -29,7 +29,7 @@ export class ScriptedServer {
     request: () => null,
     /** A close code instead of an open WebSocket, "silent", or null. */
     socket: () => null,
-    /** A reply instead of the usual one: { error } or a result. */
+    /** A reply instead of the usual one: { error } or a result; the usual one later: { afterMs }; or "ignore". */
     command: () => null,
     ticks: true,
     connectResult: () => ({}),
@@ -200,6 +200,11 @@ export class ScriptedServer {
     if (!name || name === "send") return;
     const scripted = this.script.command(name, command[name], session) || null;
     if (scripted === "ignore") return;
+    if (scripted?.afterMs) setTimeout(() => this.sessions.has(session.id) && this.#reply(session, command, name), scripted.afterMs);
+    else this.#reply(session, command, name, scripted);
+  }
+
+  #reply(session, command, name, scripted = null) {
     const answer = scripted ?? this.#answer(session, name, command[name]);
     session.write([answer.error ? { id: command.id, error: answer.error } : { id: command.id, [name]: answer }]);
     if (name === "connect" && !answer.error) this.#tick(session, command.connect.ticks ?? 0);

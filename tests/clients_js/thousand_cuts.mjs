@@ -6,6 +6,7 @@
 // /cut), moved to a random transport, told to climb, or dropped half-way. Prints what it read, and how it got there.
 
 import { Everywire, TRANSPORTS } from "../../clients/js/everywire.js";
+import { chances } from "./chances.mjs";
 import { WebSocket } from "./scripted_server.mjs";
 import { sleep, until } from "./until.mjs";
 
@@ -20,15 +21,7 @@ const PUBLISH_MS = 4;
 
 const [proxy, server, seed, cuts] = process.argv.slice(2);
 
-/** Numbers that look random, the same for each seed (mulberry32). */
-let state = Number(seed);
-function random() {
-  state = (state + 0x6d2b79f5) | 0;
-  let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-  mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-  return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-}
-const pick = (items) => items[Math.floor(random() * items.length)];
+const { random, pick } = chances(Number(seed));
 
 const reader = new Everywire(proxy, {
   WebSocket, minReconnectMs: 5, maxReconnectMs: 40, headStartMs: 50, proofTimeoutMs: 2_000, climbMs: 200, storage: null,
