@@ -11,8 +11,7 @@ import binascii
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from concurrent.futures import CancelledError
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -93,23 +92,25 @@ def _network_bytes() -> tuple[int, int]:
 
 async def lines(descriptor: int = 0) -> AsyncGenerator[Sample, None]:
     """Yield the lines of standard input: JSON as it stands, anything else as a JSON string."""
-    queue: asyncio.Queue[bytes | EverywireError | None] = asyncio.Queue(MAX_WAITING_LINES)
+    queue: asyncio.Queue[bytes | EverywireError | None] = asyncio.Queue()
+    room = threading.Semaphore(MAX_WAITING_LINES)
     loop = asyncio.get_running_loop()
+
+    def put(line: bytes | EverywireError | None) -> None:
+        room.acquire()
+        loop.call_soon_threadsafe(queue.put_nowait, line)
+
     # A thread, because the event loop cannot wait for a regular file; a daemon, because nothing can
     # interrupt its reading when we are to end.
-    threading.Thread(target=_read_lines, args=(descriptor, queue, loop), daemon=True).start()
+    threading.Thread(target=_read_lines, args=(descriptor, put), daemon=True).start()
     while (line := await queue.get()) is not None:
+        room.release()
         if isinstance(line, EverywireError):
             raise line
         yield Sample(_as_json(line))
 
 
-def _read_lines(
-    descriptor: int, queue: asyncio.Queue[bytes | EverywireError | None], loop: asyncio.AbstractEventLoop
-) -> None:
-    def put(line: bytes | EverywireError | None) -> None:
-        asyncio.run_coroutine_threadsafe(queue.put(line), loop).result()
-
+def _read_lines(descriptor: int, put: Callable[[bytes | EverywireError | None], None]) -> None:
     splitter = LineSplitter(MAX_LINE_BYTES)
     try:
         try:
@@ -121,8 +122,8 @@ def _read_lines(
         except (TooLarge, OSError) as error:
             put(error if isinstance(error, TooLarge) else BadRequest(f"standard input: {error.strerror}"))
         put(None)
-    except (RuntimeError, CancelledError):
-        pass  # the event loop is closed, or about to be: nobody wants the rest
+    except RuntimeError:
+        pass  # the event loop is closed: nobody wants the rest
 
 
 def _as_json(line: bytes) -> bytes:

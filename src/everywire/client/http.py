@@ -291,6 +291,7 @@ class HttpClient:
         request_head("GET", "/", self._headers)  # a field that cannot be sent is told at once
         self._tls = tls
         self._connection: HttpConnection | None = None
+        self._is_over = False
 
     async def start(
         self,
@@ -314,8 +315,12 @@ class HttpClient:
                 if method != "GET" and "Idempotency-Key" not in fields:
                     raise
         await self.close()
-        self._connection = HttpConnection(self.address, *await open_stream(self.address, self._tls))
-        return await self._connection.request(method, target, fields, body, timeout_s)
+        if not self._is_over:
+            self._connection = HttpConnection(self.address, *await open_stream(self.address, self._tls))
+        if self._is_over:  # or meanwhile
+            await self.close()
+            raise ConnectionLost(f"{self.address}: this connection was closed")
+        return await self.connection.request(method, target, fields, body, timeout_s)
 
     @property
     def connection(self) -> HttpConnection:
@@ -345,3 +350,8 @@ class HttpClient:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.wait_closed(last)
+
+    async def end(self, last: bytes = b"") -> None:
+        """Close for good: whoever is about to connect, or will be, gets `ConnectionLost`."""
+        self._is_over = True
+        await self.close(last)

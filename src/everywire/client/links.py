@@ -167,7 +167,7 @@ class WebSocketLink:
         if self._codec is not None:
             self._codec.send_close()
             last = self._codec.data_to_send()
-        await self._http.close(last)
+        await self._http.end(last)
 
 
 class StreamLink:
@@ -226,8 +226,8 @@ class StreamLink:
 
     async def close(self) -> None:
         """Drop both connections."""
-        await self._http.close()
-        await self._up.close()
+        await self._http.end()
+        await self._up.end()
 
 
 class SseLink(StreamLink):
@@ -369,8 +369,8 @@ class PollLink:
         while not self._inbox.empty():
             self._inbox.get_nowait()
         self._inbox.put_nowait(ConnectionLost("this connection was closed"))
-        await self._http.close()
-        await self._up.close()
+        await self._http.end()
+        await self._up.end()
 
 
 class PlainPollLink(PollLink):
