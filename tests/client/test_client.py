@@ -461,6 +461,9 @@ async def test_the_synchronous_client_does_the_same(site: Site) -> None:
                     assert isinstance(item, Received) and item.data == 2
                     chat.unsubscribe()
             client.close()
+            with pytest.raises(Refused):
+                client.publish("chat", 3)
+        client.close()
 
     await asyncio.to_thread(use)
 

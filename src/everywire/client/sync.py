@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from everywire.client.client import Client
+from everywire.client.errors import Refused
 from everywire.client.items import Received
 from everywire.client.subscription import Item, Subscription
 from everywire.core.position import Place
@@ -51,7 +52,10 @@ class SyncClient:
         self.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something in the client's loop and wait for it."""
+        """Do something in the client's loop and wait for it; `Refused` when the client was closed."""
+        if self._loop.is_closed():
+            work.close()
+            raise Refused("this client was closed")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
