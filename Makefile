@@ -35,7 +35,7 @@ lint: setup-test
 # pytest comes last, so that the last line printed is its count of tests. Most tests wait for something most of
 # the time; those that keep a core busy (browsers, the lab) are a group of their own, one after the other.
 test: lint
-	$(PYTHON) -m pytest -n 4 --dist loadgroup
+	$(PYTHON) -m pytest -n 3 --dist loadgroup
 
 conformance: setup-test
 	$(PYTHON) tests/conformance/run.py

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.conformance.needs import Missing, python27_environment
+from tests.conformance.processes import running
 from tests.conformance.verdict import FULL_CASES, QUICK_CASES, Judgement, judge
 
 __all__ = ["fuzz", "prepare"]
@@ -42,14 +43,11 @@ def fuzz(
     expected = QUICK_CASES if quick else FULL_CASES
     log = reports / "wstest.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [str(wstest), "-m", "fuzzingclient", "-s", str(spec)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=reports,
-        )
-        is_over = _wait(process, log, expected, time.monotonic() + timeout_s)
+        command = [str(wstest), "-m", "fuzzingclient", "-s", str(spec)]
+        with running(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=reports
+        ) as process:
+            is_over = _wait(process, log, expected, time.monotonic() + timeout_s)
     index = _read(reports / "index.json")
     judgement = judge(index, AGENT, expected, explained)
     if not is_over:
@@ -70,22 +68,15 @@ def _spec(url: str, reports: Path, quick: bool) -> dict[str, Any]:
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, expected: int, deadline_s: float) -> bool:
-    """Wait for the client and show how far it is; end it at the deadline and return False."""
-    try:
-        while True:
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                return False
-            try:
-                process.wait(min(PROGRESS_S, left_s))
-                return True
-            except subprocess.TimeoutExpired:
-                begun = log.read_bytes().count(b"Running test case ID")
-                print(f"  {begun} of {expected} cases begun", flush=True)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    """Wait for the client and show how far it is; return False at the deadline."""
+    while (left_s := deadline_s - time.monotonic()) > 0:
+        try:
+            process.wait(min(PROGRESS_S, left_s))
+            return True
+        except subprocess.TimeoutExpired:
+            begun = log.read_bytes().count(b"Running test case ID")
+            print(f"  {begun} of {expected} cases begun", flush=True)
+    return False
 
 
 def _read(path: Path) -> Mapping[str, Any]:

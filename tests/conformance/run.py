@@ -34,6 +34,7 @@ from tests.client.certificates import make_certificate  # noqa: E402
 from tests.conformance import mocha  # noqa: E402
 from tests.conformance.autobahn import fuzz, prepare  # noqa: E402
 from tests.conformance.needs import Missing  # noqa: E402
+from tests.conformance.processes import running, stop  # noqa: E402
 from tests.conformance.sockjs import run_sockjs  # noqa: E402
 from tests.conformance.verdict import Judgement  # noqa: E402
 
@@ -124,29 +125,26 @@ def conformance_server(*flags: str) -> Iterator[str]:
     """Run the example server on a free port and give the URL of its WebSocket echo."""
     command = [sys.executable, str(ROOT / "examples" / "conformance_server.py"), "--port", "0", *flags]
     environ = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
-    assert process.stdout is not None
-    # A server that neither speaks nor ends would keep us reading for ever.
-    watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
-    watchdog.start()
-    try:
-        url = next((found for line in process.stdout if (found := _echo_url(line))), None)
-        watchdog.cancel()
-        if url is None:
-            raise Missing(f"examples/conformance_server.py did not start (status {process.wait()})")
-        yield url
-        if process.poll() is not None:
-            raise Missing(f"examples/conformance_server.py ended with {process.returncode} during the run")
-    finally:
-        watchdog.cancel()
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+    with running(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
+        # A server that neither speaks nor ends would keep us reading for ever.
+        watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
+        watchdog.start()
         try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
+            url = next((found for line in process.stdout if (found := _echo_url(line))), None)
+            watchdog.cancel()
+            if url is None:
+                raise Missing(f"examples/conformance_server.py did not start (status {process.wait()})")
+            yield url
+            if process.poll() is not None:
+                status = process.returncode
+                raise Missing(f"examples/conformance_server.py ended with {status} during the run")
+        finally:
+            watchdog.cancel()
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_TIMEOUT_S)
+            process.stdout.close()
 
 
 def _echo_url(line: str) -> str | None:
@@ -215,10 +213,6 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _stop(number: int, frame: object) -> None:
-    sys.exit(128 + number)  # on the way out, what was started is ended
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suites that are named, or all; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -227,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in names if name not in SUITES]
     if unknown:
         parser.error(f"there is no suite {unknown[0]}; there are {', '.join(SUITES)}")
-    before = signal.signal(signal.SIGTERM, _stop)
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         with alone(RESULTS):
             results, missing = run(names or list(SUITES))

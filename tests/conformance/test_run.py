@@ -16,6 +16,7 @@ import pytest
 from tests.conformance import mocha, run
 from tests.conformance.autobahn import fuzz
 from tests.conformance.needs import Missing, find_interpreter, repository
+from tests.conformance.processes import running, stop
 from tests.conformance.sockjs import REPORTER, TESTS
 from tests.conformance.verdict import (
     FULL_CASES,
@@ -234,6 +235,20 @@ def test_a_run_that_is_told_to_stop_ends_what_it_started(tmp_path: Path) -> None
     while lives(pid):
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
+
+
+def test_a_signal_that_comes_while_a_program_starts_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    popen, started = subprocess.Popen, []
+
+    def interrupted(*arguments: Any, **options: Any) -> subprocess.Popen[Any]:
+        started.append(popen(*arguments, **options))
+        stop(15, None)
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(SystemExit) as caught, running(["sleep", "600"]):
+        pytest.fail("it went on")
+    assert caught.value.code == 128 + 15 and started[0].returncode == -9
 
 
 def test_the_explanations_can_be_read() -> None:
