@@ -16,9 +16,8 @@ export class Holder {
   #client;
   #tabs = new Set();
   #relays = new Map();
+  /** Who wants to connect and is not answered yet; `isAsked` where the greeting is being made. */
   #waiting = [];
-  /** Of those that waited for a connection: who is being greeted. */
-  #greeted = new Set();
   #locks;
   #name;
   #isOver = false;
@@ -66,7 +65,6 @@ export class Holder {
   #left(tab) {
     this.#tabs.delete(tab);
     this.#waiting = this.#waiting.filter((waiting) => waiting.tab !== tab);
-    for (const one of this.#greeted) if (one.tab === tab) this.#greeted.delete(one);
     for (const relay of this.#relays.values()) relay.leave(tab);
   }
 
@@ -129,12 +127,14 @@ export class Holder {
   }
 
   async #connected() {
-    const asked = this.#waiting.splice(0);
-    for (const one of asked) this.#greeted.add(one);
+    const asked = this.#waiting.filter(({ isAsked }) => !isAsked);
+    for (const one of asked) one.isAsked = true;
     for (const one of asked) {
-      const { tab, id } = one;
-      const connect = await this.#greeting(one).catch((error) => error);
-      if (!this.#greeted.delete(one)) continue;
+      const { tab, id, request } = one;
+      const isWanted = () => this.#waiting.includes(one);
+      const connect = await this.#greeting(tab, request, isWanted).catch((error) => error);
+      if (!isWanted()) continue;
+      this.#waiting.splice(this.#waiting.indexOf(one), 1);
       if (connect instanceof Error) {
         this.#tell([tab], { id, error: errorOf(connect) });
       } else {
@@ -144,19 +144,17 @@ export class Holder {
     }
   }
 
-  async #greeting(one) {
+  async #greeting(tab, request, isWanted) {
     const subs = {};
-    const isWanted = () => this.#greeted.has(one);
     for (const [name, relay] of this.#relays) {
-      if (relay.isServerSide) subs[name] = await relay.result(one.tab, one.request.subs?.[name] ?? {}, isWanted);
+      if (relay.isServerSide) subs[name] = await relay.result(tab, request.subs?.[name] ?? {}, isWanted);
     }
     return { ...this.#who(), subs };
   }
 
   #disconnected({ code, reason, willReconnect }) {
-    // Whoever is being greeted waits for the next connection.
-    this.#waiting.unshift(...this.#greeted);
-    this.#greeted.clear();
+    // Whoever is being greeted is greeted anew by the next connection, and not by what was found out for this one.
+    this.#waiting = this.#waiting.map(({ tab, id, request }) => ({ tab, id, request }));
     if (!willReconnect) {
       // Of codes that a tab would come back with, it is told as what it is: a refusal.
       const error = { code: code < 100 || code === TOKEN_EXPIRED ? UNAUTHORIZED : code, message: reason };

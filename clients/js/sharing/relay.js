@@ -16,9 +16,8 @@ export class Relay {
   #name;
   #outlet;
   #channel = null;
+  /** Who asked and is not answered yet; `isAsked` where the answer is being found out. */
   #waiting = [];
-  /** Of those that waited: whose answer is being found out. */
-  #answering = new Set();
   /** The tabs that follow, and whether each wants joins and leaves. */
   #tabs = new Map();
   #tail = [];
@@ -112,9 +111,7 @@ export class Relay {
 
   #ended({ code, reason }) {
     const error = { code, message: reason };
-    for (const { tab, id } of [...this.#answering, ...this.#waiting]) this.#outlet.tell([tab], { id, error });
-    this.#answering.clear();
-    this.#waiting = [];
+    for (const { tab, id } of this.#waiting.splice(0)) this.#outlet.tell([tab], { id, error });
     this.#outlet.tell([...this.#tabs.keys()], { push: { channel: this.#name, unsubscribe: { code, reason } } });
     for (const off of this.#offs.splice(0)) off();
     this.#client.forget(this.#name);
@@ -124,16 +121,18 @@ export class Relay {
   // -- tabs -------------------------------------------------------------------------------------------
 
   async #answer() {
-    const asked = this.#waiting.splice(0);
-    for (const one of asked) this.#answering.add(one);
+    const asked = this.#waiting.filter(({ isAsked }) => !isAsked);
+    for (const one of asked) one.isAsked = true;
     for (const one of asked) {
       const { tab, id, request } = one;
-      const isWanted = () => this.#answering.has(one);
+      const isWanted = () => this.#waiting.includes(one);
       const reply = await this.result(tab, request, isWanted).then(
         (subscribe) => ({ id, subscribe }),
         (error) => ({ id, error: errorOf(error) }),
       );
-      if (this.#answering.delete(one)) this.#outlet.tell([tab], reply);
+      if (!isWanted()) continue;
+      this.#waiting.splice(this.#waiting.indexOf(one), 1);
+      this.#outlet.tell([tab], reply);
     }
   }
 
@@ -141,7 +140,7 @@ export class Relay {
    * What a subscribe of a tab is answered; from the same turn on it gets what comes, if it is still wanted. Rejects
    * when it could not be found out what the tab missed: it asks again then.
    */
-  async result(tab, request, isWanted = () => true) {
+  async result(tab, request, isWanted) {
     const { data, isSnapshot, position } = this.#result;
     const wanted = request.recover ? request : isSnapshot ? position : null;
     const since = wanted && (await this.#since(wanted));
@@ -212,9 +211,7 @@ export class Relay {
   leave(tab) {
     this.#tabs.delete(tab);
     this.#waiting = this.#waiting.filter((waiting) => waiting.tab !== tab);
-    for (const one of this.#answering) if (one.tab === tab) this.#answering.delete(one);
-    const isFollowed = this.#tabs.size || this.#waiting.length || this.#answering.size;
-    if (isFollowed || this.isServerSide || !this.#channel) return;
+    if (this.#tabs.size || this.#waiting.length || this.isServerSide || !this.#channel) return;
     this.#close();
     this.#outlet.ended();
   }
@@ -222,7 +219,6 @@ export class Relay {
   /** Every tab's session ended, and comes back in a moment: what it followed is kept for it. */
   leaveAll() {
     this.#tabs.clear();
-    this.#answering.clear();
     this.#waiting = [];
   }
 
