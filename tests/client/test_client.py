@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import jwt
@@ -57,6 +57,25 @@ async def take(subscription: Subscription, count: int) -> list[Any]:
             if isinstance(item, Received):
                 found.append(item.data)
     return found
+
+
+def block_websocket(site: Site) -> Callable[[], None]:
+    """Refuse WebSocket, as some proxies do, until the function that is returned is called."""
+    original = site.wire._assembly.handle
+
+    def block(exchange: Exchange) -> None:
+        if exchange.request.is_upgrade:
+            exchange.respond(403, [])
+        else:
+            original(exchange)
+
+    def unblock() -> None:
+        host.handler = original
+
+    assert site.server is not None
+    host = site.server._host
+    host.handler = block
+    return unblock
 
 
 async def test_everything_works_on_every_wire(site: Site, transport: str) -> None:
@@ -232,16 +251,7 @@ async def test_a_snapshot_comes_before_what_is_newer(site: Site) -> None:
 
 
 async def test_the_next_wire_is_taken_when_one_is_blocked(site: Site) -> None:
-    original = site.wire._assembly.handle
-
-    def block(exchange: Exchange) -> None:
-        if exchange.request.is_upgrade:
-            exchange.respond(403, [])
-        else:
-            original(exchange)
-
-    assert site.server is not None
-    site.server._host.handler = block
+    unblock = block_websocket(site)
     async with Client(site.url, climb_s=0.2) as client:
         assert client.transport == "http_stream"
         assert [attempt.transport for attempt in client.attempts][:2] == ["websocket", "http_stream"]
@@ -249,7 +259,7 @@ async def test_the_next_wire_is_taken_when_one_is_blocked(site: Site) -> None:
         async with client.channel("chat") as chat:
             await site.publish("chat", 1)
             assert await take(chat, 1) == [1]
-            site.server._host.handler = original
+            unblock()
             for value in range(2, 400):
                 await site.publish("chat", value)
                 assert await take(chat, 1) == [value], "nothing is lost or doubled while it climbs"
@@ -261,24 +271,14 @@ async def test_the_next_wire_is_taken_when_one_is_blocked(site: Site) -> None:
 
 @pytest.mark.parametrize("first", [name for name in LINKS if name != "websocket"])
 async def test_a_client_climbs_from_every_wire(site: Site, first: str) -> None:
-    original = site.wire._assembly.handle
-    is_blocked = True
-
-    def block(exchange: Exchange) -> None:
-        if exchange.request.is_upgrade and is_blocked:
-            exchange.respond(403, [])
-        else:
-            original(exchange)
-
-    assert site.server is not None
-    site.server._host.handler = block
+    unblock = block_websocket(site)
     async with (
         asyncio.timeout(DEADLINE_S),
         Client(site.url, transports=["websocket", first], climb_s=0.2) as client,
         client.channel("chat") as chat,
     ):
         assert client.transport == first
-        is_blocked = False
+        unblock()
         await until(lambda: client.transport == "websocket")
         await client.publish("chat", 1)
         assert await take(chat, 1) == [1]
@@ -290,24 +290,14 @@ async def test_a_call_in_flight_is_answered_while_the_client_climbs(site: Site) 
         await asyncio.sleep(data)
         return data
 
-    original = site.wire._assembly.handle
-    is_blocked = True
-
-    def block(exchange: Exchange) -> None:
-        if exchange.request.is_upgrade and is_blocked:
-            exchange.respond(403, [])
-        else:
-            original(exchange)
-
-    assert site.server is not None
-    site.server._host.handler = block
+    unblock = block_websocket(site)
     losses: list[str] = []
     async with asyncio.timeout(DEADLINE_S), Client(
         site.url, climb_s=0.1, lost=lambda reason, delay_s: losses.append(reason)
     ) as client:
         calling = asyncio.create_task(client.rpc("slow", 0.5))
         later: list[Any] = []
-        is_blocked = False
+        unblock()
         while client.transport != "websocket":
             # One of these comes while the client moves, and waits for it.
             later.append(await client.rpc("slow", 0.01))

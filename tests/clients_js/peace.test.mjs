@@ -3,59 +3,40 @@
 // Acts of the application, of the network and of the server follow each other at random, also in the middle of races
 // and moves. Then everything works again: the client must be connected, each command must come to an end, each
 // channel must be read without loss, and every transport must be reachable, by reconnecting and by climbing.
-// EVERYWIRE_PEACE_SEEDS=first-last draws others than the suite does.
 
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
 
 import { Everywire, TRANSPORTS } from "../../clients/js/everywire.js";
-import { chances } from "./chances.mjs";
-import { ScriptedServer, WebSocket } from "./scripted_server.mjs";
+import { CHANNELS, histories } from "./histories.mjs";
+import { WebSocket } from "./scripted_server.mjs";
 import { sleep, until } from "./until.mjs";
 
-const [FIRST, LAST] = (process.env.EVERYWIRE_PEACE_SEEDS ?? "1-20").split("-").map(Number);
-const ACTS = 40;
-const MAX_PAUSE_MS = 40;
-const CHANNELS = ["a", "b"];
 const OPTIONS = {
   WebSocket, minReconnectMs: 5, maxReconnectMs: 30, headStartMs: 20, proofTimeoutMs: 500, busyMs: 10, climbMs: 60,
   commandTimeoutMs: 2_000, storage: null,
 };
 
-const servers = [];
-after(() => Promise.all(servers.map((server) => server.stop())));
-
-async function history(seed) {
-  const { random, pick } = chances(seed);
-  const server = await new ScriptedServer().start();
-  servers.push(server);
-  const quiet = { ...server.script };
+histories(20, async (history) => {
+  const { pick, server, quiet } = history;
   const wire = new Everywire(server.url, OPTIONS);
   const seen = Object.fromEntries(CHANNELS.map((name) => [name, []]));
   const asked = [];
-  let published = 0;
-  const acted = [];
   for (const name of CHANNELS) {
     const channel = wire.channel(name, { since: { epoch: server.epoch, offset: 0 }, minResubscribeMs: 5, maxResubscribeMs: 20 });
     channel.on("publication", ({ data }) => seen[name].push(data));
     channel.subscribe();
   }
-  const publish = () => {
-    for (const name of CHANNELS) server.publish(name, published);
-    published++;
-  };
-  const anySession = () => pick([...server.sessions.values()]);
   const acts = {
     reconnect: () => wire.reconnect(),
     "reconnect to one": () => wire.reconnect(pick(TRANSPORTS)),
     climb: () => wire.climb(),
     "disconnect and connect": () => (wire.disconnect(), wire.connect()),
-    call: () => asked.push(wire.rpc("echo", published).then((data) => data, (error) => error)),
-    publish,
-    "cut one": () => anySession()?.cut(),
+    call: () => asked.push(wire.rpc("echo", history.published).then((data) => data, (error) => error)),
+    publish: () => history.publish(),
+    "cut one": () => history.anySession()?.cut(),
     "cut all": () => server.cut(),
-    "end one": () => anySession()?.end(3001, "shutdown"),
-    "unsubscribe one": () => anySession()?.push({ channel: pick(CHANNELS), unsubscribe: { code: 2500, reason: "try again" } }),
+    "end one": () => history.anySession()?.end(3001, "shutdown"),
+    "unsubscribe one": () => history.anySession()?.push({ channel: pick(CHANNELS), unsubscribe: { code: 2500, reason: "try again" } }),
     "block WebSocket": () => {
       server.script.request = ({ headers }) => (headers.upgrade ? { status: 403 } : null);
     },
@@ -83,19 +64,14 @@ async function history(seed) {
   };
 
   wire.connect();
-  for (let count = 0; count < ACTS; count++) {
-    const name = pick(Object.keys(acts));
-    acted.push(name);
-    acts[name]();
-    if (random() < 0.7) await sleep(random() * MAX_PAUSE_MS);
-  }
+  await history.act(acts);
 
   makeWell();
-  const what = `of ${seed}, after ${acted.slice(-12).join("; ")}`;
+  const { what } = history;
   try {
     await until(() => wire.state === "connected", `it is connected ${what}`);
-    publish();
-    const hasAll = () => CHANNELS.every((name) => seen[name].length >= published);
+    history.publish();
+    const hasAll = () => CHANNELS.every((name) => seen[name].length >= history.published);
     await until(hasAll, `all was read ${what}`);
     // Each by its name; this also forgives what was held against it.
     for (const transport of TRANSPORTS) {
@@ -103,9 +79,9 @@ async function history(seed) {
       await until(() => wire.state === "connected" && wire.transport === transport, `it is on ${transport} ${what}`);
     }
     await until(() => (wire.climb(), wire.transport === TRANSPORTS[0]), `it climbed ${what}`);
-    publish();
+    history.publish();
     await until(hasAll, `all was read at last ${what}`);
-    const expected = Array.from({ length: published }, (_, index) => index);
+    const { expected } = history;
     for (const name of CHANNELS) assert.deepEqual(seen[name], expected, `${name} ${what}`);
     assert.deepEqual(await wire.rpc("echo", "last"), { method: "echo", data: "last" });
     const ends = await Promise.race([Promise.all(asked), sleep(2 * OPTIONS.commandTimeoutMs)]);
@@ -115,6 +91,4 @@ async function history(seed) {
     wire.disconnect();
   }
   await until(() => server.sessions.size === 0, `no session is left ${what}`);
-}
-
-for (let seed = FIRST; seed <= LAST; seed++) test(`history ${seed}`, () => history(seed));
+});

@@ -3,21 +3,15 @@
 // The tabs live in this one process, over its own BroadcastChannel and the Web Locks below. They come, leave, call,
 // subscribe and unsubscribe, while the server cuts, refuses, answers late or not at all. At the end everything works
 // again, and each tab must have read each channel once and in order.
-// EVERYWIRE_PEACE_SEEDS=first-last draws others than the suite does.
 
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
 
 import { Everywire } from "../../clients/js/everywire.js";
-import { chances } from "./chances.mjs";
-import { ScriptedServer, WebSocket } from "./scripted_server.mjs";
+import { CHANNELS, histories } from "./histories.mjs";
+import { WebSocket } from "./scripted_server.mjs";
 import { sleep, until } from "./until.mjs";
 
-const [FIRST, LAST] = (process.env.EVERYWIRE_PEACE_SEEDS ?? "1-12").split("-").map(Number);
-const ACTS = 40;
-const MAX_PAUSE_MS = 40;
 const TABS = 3;
-const CHANNELS = ["a", "b"];
 const OPTIONS = {
   WebSocket, shared: true, transports: ["websocket", "sse"], minReconnectMs: 5, maxReconnectMs: 30, headStartMs: 20,
   proofTimeoutMs: 500, busyMs: 10, commandTimeoutMs: 300, storage: null,
@@ -59,21 +53,9 @@ class Locks {
 }
 Object.defineProperty(globalThis, "navigator", { value: { ...globalThis.navigator, locks: new Locks() } });
 
-const servers = [];
-after(() => Promise.all(servers.map((server) => server.stop())));
-
-async function history(seed) {
-  const { random, pick } = chances(seed);
-  const server = await new ScriptedServer().start();
-  servers.push(server);
-  const quiet = { ...server.script };
+histories(12, async (history) => {
+  const { pick, server, quiet } = history;
   const asked = [];
-  const acted = [];
-  let published = 0;
-  const publish = () => {
-    for (const name of CHANNELS) server.publish(name, published);
-    published++;
-  };
   const tabs = Array.from({ length: TABS }, () => {
     const wire = new Everywire(server.url, OPTIONS);
     const tab = { wire, seen: {}, gaps: [] };
@@ -87,7 +69,6 @@ async function history(seed) {
     }
     return tab;
   });
-  const anySession = () => pick([...server.sessions.values()]);
   const acts = {
     come: () => pick(tabs).wire.connect(),
     leave: () => pick(tabs).wire.disconnect(),
@@ -106,10 +87,10 @@ async function history(seed) {
       if (channel.state === "unsubscribed") channel.subscribe();
       else channel.unsubscribe();
     },
-    publish,
+    publish: () => history.publish(),
     cut: () => server.cut(),
-    "end one": () => anySession()?.end(3001, "shutdown"),
-    "unsubscribe one": () => anySession()?.push({ channel: pick(CHANNELS), unsubscribe: { code: 2500, reason: "again" } }),
+    "end one": () => history.anySession()?.end(3001, "shutdown"),
+    "unsubscribe one": () => history.anySession()?.push({ channel: pick(CHANNELS), unsubscribe: { code: 2500, reason: "again" } }),
     "refuse all": () => (server.script.request = () => ({ status: 503 })),
     "answer no history": () => (server.script.command = (name) => name === "history" && "ignore"),
     "answer late": () => (server.script.command = (name) => name !== "connect" && { afterMs: 30 }),
@@ -117,22 +98,17 @@ async function history(seed) {
     "all is well": () => Object.assign(server.script, quiet),
   };
   for (const { wire } of tabs) wire.connect();
-  for (let count = 0; count < ACTS; count++) {
-    const name = pick(Object.keys(acts));
-    acted.push(name);
-    acts[name]();
-    if (random() < 0.7) await sleep(random() * MAX_PAUSE_MS);
-  }
+  await history.act(acts);
 
   Object.assign(server.script, quiet);
-  const what = `of ${seed}, after ${acted.slice(-12).join("; ")}`;
+  const { what } = history;
   try {
     for (const { wire } of tabs) wire.connect();
     await until(() => tabs.every(({ wire }) => wire.state === "connected"), `all are connected ${what}`);
-    publish();
-    const hasAll = ({ seen }) => CHANNELS.every((name) => seen[name].length >= published);
+    history.publish();
+    const hasAll = ({ seen }) => CHANNELS.every((name) => seen[name].length >= history.published);
     await until(() => tabs.every(hasAll), `all was read ${what}`);
-    const expected = Array.from({ length: published }, (_, index) => index);
+    const { expected } = history;
     for (const { seen, gaps } of tabs) {
       assert.deepEqual(seen, { a: expected, b: expected }, what);
       assert.deepEqual(gaps, [], what);
@@ -145,6 +121,4 @@ async function history(seed) {
     for (const { wire } of tabs) wire.disconnect();
   }
   await until(() => server.sessions.size === 0, `no connection is left ${what}`);
-}
-
-for (let seed = FIRST; seed <= LAST; seed++) test(`history ${seed}`, () => history(seed));
+});
